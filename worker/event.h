@@ -1,0 +1,59 @@
+/* An event on its way through the worker: what Kafka delivered, copied once, shared by its
+ * deliveries. Reference counted (the only such object beside webhook): one reference while it is
+ * fanned out, one per open delivery. When the last one goes the event is settled and its tracker
+ * slot closes - unless somebody abandoned it. */
+#ifndef NRW_EVENT_H
+#define NRW_EVENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "ids.h"
+#include "tracker.h"
+
+#define EVENT_MAGIC       0x4e45564eu
+#define EVENT_TRACEPARENT 55 /* W3C trace context, version 00 */
+
+struct nrw_event;
+
+/* What is in memory; intake stops at a maximum of each. */
+struct event_account {
+    size_t events;
+    size_t payload_bytes;
+};
+
+struct nrw_event {
+    unsigned magic;
+    unsigned refs;
+    struct event_account *account;
+    struct tracker *tracker; /* NULL: not from Kafka (a retry) */
+    uint64_t slot;
+    bool abandoned; /* somebody dropped a delivery unsettled: the slot must stay open           */
+    bool suspect;   /* another worker may have delivered it before                              */
+    bool row_committed;     /* the events row is durable     */
+    uint64_t row_batch;     /* the journal batch that carries the row     */
+    struct nrw_event *next; /* link of the one list that the event waits in (tenant, suspects) */
+    struct uuid id;
+    struct uuid tenant_id;
+    uint32_t type_bit;
+    int32_t partition;
+    int64_t offset;
+    int64_t received_at_us; /* Kafka's message timestamp: the partition key of every row */
+    int64_t taken_mono_us;  /* when intake took it  */
+    const char *type; /* NUL-terminated                                                       */
+    char traceparent[EVENT_TRACEPARENT + 1]; /* "" when the producer sent none */
+    const char *payload;
+    size_t payload_len;
+};
+
+/* type and payload are copied. One reference. */
+struct nrw_event *nrw_event_new(struct event_account *account, const char *type, size_t type_len,
+                                const void *payload, size_t payload_len);
+struct nrw_event *nrw_event_ref(struct nrw_event *ev);
+void nrw_event_unref(struct nrw_event *ev);
+/* The event will not settle in this process: its slot stays open and the next owner gets it again.
+ */
+void nrw_event_abandon(struct nrw_event *ev);
+
+#endif

@@ -1,0 +1,66 @@
+/* What happened, made durable: entries collect and go to PostgreSQL in batches, one transaction a
+ * batch (one unit of pg.h). Every statement is idempotent, so a batch whose answer was lost is
+ * simply sent again. A batch that the server refuses because of its data is bisected until the bad
+ * entry stands alone (R37): that entry is written once more without the outsider's bytes, and when
+ * even that is refused it is handed back as rejected. All other failures are ours: the batch waits
+ * for the connection and is sent again. */
+#ifndef NRW_JOURNAL_H
+#define NRW_JOURNAL_H
+
+#include <event2/event.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "config.h"
+#include "event.h"
+#include "ids.h"
+
+struct journal;
+struct journal_entry;
+
+enum journal_end {
+    JOURNAL_COMMITTED,
+    JOURNAL_REJECTED, /* PostgreSQL does not take this entry; err text was logged */
+};
+typedef void journal_fn(struct journal_entry *e, enum journal_end end);
+
+/* Embedded in its owner; everything it points to stays valid until `done`. */
+struct journal_entry {
+    journal_fn *done;
+    struct journal_entry *next; /* the journal's */
+    struct nrw_event *ev;
+    struct uuid delivery_id;
+    struct uuid webhook_id;
+    unsigned attempt;
+
+    /* attempts row; outcome NULL: none is written */
+    const char *outcome;
+    int64_t started_at_us;
+    int64_t response_time_us;
+    long status_code;    /* 0: none            */
+    const char *error;   /* NULL or "": none   */
+    int64_t next_at_us;  /* 0: none            */
+    const char *headers; /* kept, any bytes    */
+    size_t headers_len;
+    const char *body; /* kept, any bytes    */
+    size_t body_len;
+
+    /* pending_deliveries row; reason NULL: none is written */
+    const char *pending_reason; /* "retry" or "spill" */
+    unsigned pending_attempt;
+    int64_t pending_at_us;
+
+    bool bare; /* the journal's: written without the outsider's bytes */
+};
+
+struct journal *journal_new(struct event_base *base, const struct config *cfg);
+void journal_add(struct journal *j, struct journal_entry *e);
+bool journal_up(const struct journal *j);
+size_t journal_waiting(const struct journal *j); /* entries not committed */
+/* Once per turn: sends a batch when it is large or old enough. */
+void journal_after_turn(struct journal *j);
+/* Entries without an answer are forgotten: `done` does not come. */
+void journal_free(struct journal *j);
+
+#endif

@@ -1,0 +1,85 @@
+/* The policy of the retry promise and nothing else: no I/O, no clock, no state. delivery's JUDGE
+ * step asks. */
+#include "outcome.h"
+
+#include "check.h"
+
+#define HOUR_US INT64_C(3600000000)
+
+static const char *const kind_names[] = {
+    [OUTCOME_DELIVERED] = "delivered", [OUTCOME_RETRY] = "retry", [OUTCOME_EXHAUSTED] = "exhausted",
+    [OUTCOME_GONE] = "gone",           [OUTCOME_OURS] = "ours",
+};
+static const char *const row_names[] = {
+    [OUTCOME_DELIVERED] = "delivered",
+    [OUTCOME_RETRY] = "failed",
+    [OUTCOME_EXHAUSTED] = "exhausted",
+    [OUTCOME_GONE] = "gone",
+    [OUTCOME_OURS] = NULL,
+};
+static const char *const fault_names[] = {
+    [TRANSPORT_OK] = "status",       [TRANSPORT_TIMEOUT] = "timeout",
+    [TRANSPORT_CONNECT] = "connect", [TRANSPORT_TLS] = "tls",
+    [TRANSPORT_BROKEN] = "broken",   [TRANSPORT_TOO_LARGE] = "too_large",
+    [TRANSPORT_DENIED] = "denied",   [TRANSPORT_OURS] = "ours",
+};
+
+const char *outcome_name(enum outcome_kind kind)
+{
+    return kind_names[kind];
+}
+
+const char *outcome_row(enum outcome_kind kind)
+{
+    return row_names[kind];
+}
+
+const char *transport_fault_name(enum transport_fault fault)
+{
+    return fault_names[fault];
+}
+
+static enum outcome_kind kind_of(const struct attempt_result *r, unsigned attempt)
+{
+    if (r->fault == TRANSPORT_OURS) {
+        return OUTCOME_OURS;
+    }
+    if (r->fault == TRANSPORT_OK && r->status >= 200 && r->status <= 299) {
+        return OUTCOME_DELIVERED;
+    }
+    if (r->fault == TRANSPORT_OK && r->status == 410) {
+        return OUTCOME_GONE;
+    }
+    return attempt >= LIMIT_ATTEMPTS ? OUTCOME_EXHAUSTED : OUTCOME_RETRY;
+}
+
+/* Retry-After counts on 429 and 503 only, and only within [the scheduled delay, one hour]. */
+static int64_t delay_us(const struct config *cfg, const struct attempt_result *r, unsigned attempt)
+{
+    const int64_t scheduled =
+        cfg->retry_delays.ms[attempt] * 1000; /* ms[n] is the delay before attempt n + 1 */
+    if (r->retry_after_s < 0 || (r->status != 429 && r->status != 503)) {
+        return scheduled;
+    }
+    const int64_t asked =
+        r->retry_after_s > HOUR_US / 1000000 ? HOUR_US : r->retry_after_s * 1000000;
+    return asked > scheduled ? asked : scheduled;
+}
+
+struct outcome outcome_judge(const struct config *cfg, const struct attempt_result *result,
+                             unsigned attempt, int64_t now_wall_us, uint32_t random)
+{
+    CHECK(attempt >= 1 && attempt <= LIMIT_ATTEMPTS);
+    struct outcome o = {.kind = kind_of(result, attempt)};
+    int64_t delay = 0;
+    if (o.kind == OUTCOME_RETRY) {
+        delay = delay_us(cfg, result, attempt);
+    } else if (o.kind == OUTCOME_OURS) {
+        delay = cfg->own_fault_delay * 1000;
+    } else {
+        return o;
+    }
+    const int64_t jitter = (int64_t)((double)delay * 0.1 * ((double)random / (double)UINT32_MAX));
+    o.next_at_us = now_wall_us + delay + jitter;
+    return o;
+}

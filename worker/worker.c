@@ -1,0 +1,461 @@
+/* Owns every room of the worker and the wires between them; the data path reads from top to bottom
+ * in the callbacks below. No policy of its own but flow: when intake may go on. main.c calls
+ * worker_run(). */
+#include "worker.h"
+
+#include <event2/event.h>
+#include <event2/event_struct.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "admin.h"
+#include "check.h"
+#include "clock.h"
+#include "consumer.h"
+#include "deadletter.h"
+#include "delivery.h"
+#include "intake.h"
+#include "journal.h"
+#include "lanes.h"
+#include "log.h"
+#include "metrics.h"
+#include "netguard.h"
+#include "resolver.h"
+#include "seal.h"
+#include "subscriptions.h"
+#include "suspects.h"
+#include "transport.h"
+#include "watchdog.h"
+
+#define CLOSE_GRACE_US                                                                             \
+    10000000 /* after the drain: closing the group membership, known to hang at times */
+#define DNS_CACHE_NAMES 10000
+
+struct worker {
+    const struct config *cfg;
+    struct event_base *base;
+    struct event sigterm, sigint, tick;
+    struct netguard *guard;
+    struct keyring *keys;
+    struct resolver *resolver;
+    struct transport *transport;
+    struct journal *journal;
+    struct deliveries *deliveries;
+    struct lanes *lanes;
+    struct subscriptions *subscriptions;
+    struct suspects *suspects;
+    struct deadletter *deadletter;
+    struct intake *intake;
+    struct consumer *consumer;
+    struct admin *admin;
+    struct watchdog *watchdog;
+    struct event_account account;
+    bool stopping;
+    bool fatal;
+    int64_t stop_by_mono_us;
+};
+
+/* --- the data path, wire by wire
+ * ----------------------------------------------------------------------------- */
+
+/* consumer -> intake */
+static void on_message(void *ctx, struct tracker *t, uint64_t slot, const rd_kafka_message_t *m)
+{
+    struct worker *w = ctx;
+    intake_message(w->intake, t, slot, m);
+}
+
+/* intake -> subscriptions */
+static void on_accepted(void *ctx, struct nrw_event *ev)
+{
+    struct worker *w = ctx;
+    subscriptions_match(w->subscriptions, ev);
+}
+
+/* subscriptions -> suspects or lanes; an event that nobody wants settles right here */
+static void on_matched(void *ctx, struct nrw_event *ev, struct webhook *const *webhooks, size_t n)
+{
+    struct worker *w = ctx;
+    const bool suspect = n > 0 && suspects_covers(w->suspects, ev->tracker, ev->offset);
+    for (size_t i = 0; i < n; i++) {
+        struct delivery *d = delivery_new(w->deliveries, ev, webhooks[i], 1);
+        if (suspect) {
+            suspects_add(w->suspects, d);
+        } else {
+            lanes_add(w->lanes, d);
+        }
+    }
+    nrw_event_unref(ev);
+}
+
+/* suspects -> lanes */
+static void on_cleared(void *ctx, struct delivery *d)
+{
+    struct worker *w = ctx;
+    lanes_add(w->lanes, d);
+}
+
+static void on_known(void *ctx, struct delivery *d)
+{
+    (void)ctx;
+    delivery_drop(d, true);
+}
+
+/* delivery -> lanes: room again */
+static void on_left_lane(void *ctx, const struct delivery *d)
+{
+    struct worker *w = ctx;
+    lanes_left(w->lanes, d);
+}
+
+/* delivery -> dead-letter topic: the journal cannot take it */
+static void on_parked(void *ctx)
+{
+    delivery_parked(ctx);
+}
+
+static void on_rejected(void *ctx, struct delivery *d)
+{
+    struct worker *w = ctx;
+    intake_park(w->intake, d->ev, on_parked, d);
+}
+
+/* a webhook changed -> lanes */
+static void on_changed(void *ctx, const struct uuid *id, struct webhook *wh)
+{
+    struct worker *w = ctx;
+    lanes_changed(w->lanes, id, wh);
+}
+
+/* Partitions come and go. What has not started of a leaving one is dropped at the place where it
+ * waits. */
+static void on_assigned(void *ctx, struct tracker *const *trackers, size_t n)
+{
+    struct worker *w = ctx;
+    suspects_assigned(w->suspects, trackers, n);
+}
+
+static void on_revoking(void *ctx, const struct tracker *t)
+{
+    struct worker *w = ctx;
+    subscriptions_abandon(w->subscriptions, t);
+    suspects_abandon(w->suspects, t);
+    lanes_abandon(w->lanes, t);
+}
+
+static void on_fatal(void *ctx, const char *text)
+{
+    struct worker *w = ctx;
+    log_error("worker.fatal", F_STR("error", text));
+    w->fatal = true;
+}
+
+/* --- flow
+ * ----------------------------------------------------------------------------------------------------
+ */
+
+/* Every maximum slows intake down; none drops anything (ARCHITECTURE 2, "Memory is bounded"). */
+static bool intake_may_go_on(const struct worker *w)
+{
+    const size_t open = deliveries_open(w->deliveries) > w->account.events
+                            ? deliveries_open(w->deliveries)
+                            : w->account.events;
+    return !w->stopping && journal_up(w->journal) && subscriptions_up(w->subscriptions) &&
+           open < (size_t)w->cfg->deliveries_max &&
+           w->account.payload_bytes < (size_t)w->cfg->event_bytes_max && !lanes_full(w->lanes) &&
+           !deadletter_full(w->deadletter) && !consumer_any_full(w->consumer);
+}
+
+/* The only place for batched work; the order matters. */
+static void after_turn(struct worker *w)
+{
+    consumer_set_flow(w->consumer, intake_may_go_on(w));
+    consumer_after_turn(
+        w->consumer); /* new events first, so that what follows sends them in the same turn */
+    subscriptions_after_turn(w->subscriptions); /* tenants that those events need */
+    suspects_after_turn(w->suspects);
+    lanes_after_turn(w->lanes);         /* starts requests …         */
+    transport_after_turn(w->transport); /* … which go out together */
+    journal_after_turn(w->journal);     /* last: takes what the turn has finished     */
+    log_flush();
+}
+
+/* --- start and stop
+ * ------------------------------------------------------------------------------------------ */
+
+static void begin_stop(struct worker *w, const char *why)
+{
+    if (w->stopping) {
+        return;
+    }
+    w->stopping = true;
+    w->stop_by_mono_us = clock_mono_us() + w->cfg->drain_timeout * 1000 + CLOSE_GRACE_US;
+    log_info("worker.stopping", F_STR("why", why),
+             F_INT("deliveries", deliveries_open(w->deliveries)));
+    consumer_stop(w->consumer);
+}
+
+static void on_signal(evutil_socket_t sig, short what, void *ctx)
+{
+    (void)what;
+    begin_stop(ctx, sig == SIGTERM ? "SIGTERM" : "SIGINT");
+}
+
+static void on_tick(evutil_socket_t fd, short what, void *ctx)
+{
+    (void)fd;
+    (void)what;
+    (void)ctx; /* a turn at least this often, so that after_turn() sees deadlines pass */
+}
+
+static void ready(void *ctx, struct buf *reasons)
+{
+    const struct worker *w = ctx;
+    if (w->stopping) {
+        buf_add_str(reasons, "stopping\n");
+    }
+    if (!journal_up(w->journal) || !subscriptions_up(w->subscriptions)) {
+        buf_add_str(reasons, "PostgreSQL is not connected\n");
+    }
+    if (!consumer_joined(w->consumer)) {
+        buf_add_str(reasons, "no Kafka assignment yet\n");
+    }
+}
+
+static double events_open(void *ctx)
+{
+    return (double)((struct worker *)ctx)->account.events;
+}
+
+static double payload_bytes(void *ctx)
+{
+    return (double)((struct worker *)ctx)->account.payload_bytes;
+}
+
+static double log_dropped(void *ctx)
+{
+    (void)ctx;
+    return (double)log_dropped_total();
+}
+
+static double dns_stat(void *ctx, size_t offset)
+{
+    struct resolver_stats stats;
+    resolver_stats(((struct worker *)ctx)->resolver, &stats);
+    uint64_t v;
+    memcpy(&v, (const char *)&stats + offset, sizeof(v));
+    return (double)v;
+}
+
+static double dns_queries(void *ctx)
+{
+    return dns_stat(ctx, offsetof(struct resolver_stats, queries));
+}
+
+static double dns_failures(void *ctx)
+{
+    return dns_stat(ctx, offsetof(struct resolver_stats, failures));
+}
+
+static double connections_opened(void *ctx)
+{
+    struct transport_stats stats;
+    transport_stats(((struct worker *)ctx)->transport, &stats);
+    return (double)stats.connections_opened;
+}
+
+static void register_metrics(struct worker *w)
+{
+    metrics_register_process(NRW_VERSION);
+    metrics_gauge_fn("nrw_events_open", NULL, "events in memory", events_open, w);
+    metrics_gauge_fn("nrw_payload_bytes", NULL, "payload bytes in memory", payload_bytes, w);
+    metrics_counter_fn("nrw_log_dropped_total", NULL, "log lines that stdout did not take in time",
+                       log_dropped, w);
+    metrics_counter_fn("nrw_dns_queries_total", NULL, "look-ups sent to a resolver", dns_queries,
+                       w);
+    metrics_counter_fn("nrw_dns_failures_total", NULL, "look-ups without a usable answer",
+                       dns_failures, w);
+    metrics_counter_fn("nrw_connections_opened_total", NULL, "connections opened to endpoints",
+                       connections_opened, w);
+}
+
+/* Everything that talks to nobody but needs the configuration to be right. */
+static bool open_policy(struct worker *w, struct err *err)
+{
+    w->guard = netguard_new(w->cfg->allow_cidrs, w->cfg->deny_cidrs, err);
+    if (w->guard == NULL) {
+        return err_prefix(err, "NRW_ALLOW_CIDRS or NRW_DENY_CIDRS");
+    }
+    w->keys = keyring_new(w->cfg->keyring, err);
+    return w->keys != NULL || err_prefix(err, "NRW_KEYRING");
+}
+
+static bool open_outgoing(struct worker *w, struct err *err)
+{
+    const struct resolver_config dns = {.servers = w->cfg->dns_servers,
+                                        .timeout_ms = w->cfg->dns_timeout,
+                                        .cache_max = DNS_CACHE_NAMES};
+    w->resolver = resolver_new(w->base, &dns, err);
+    if (w->resolver == NULL) {
+        return err_prefix(err, "NRW_DNS_SERVERS");
+    }
+    const struct transport_config http = {
+        .ca_file = w->cfg->ca_file,
+        .user_agent = "NetRecon-Webhooks/" NRW_VERSION,
+        .connect_timeout_ms = w->cfg->connect_timeout,
+        .shards = (unsigned)w->cfg->transport_shards,
+        .connections_max = (unsigned)w->cfg->connections_max,
+    };
+    w->transport = transport_new(w->base, &http, w->guard, err);
+    return w->transport != NULL;
+}
+
+static bool open_rooms(struct worker *w, struct err *err)
+{
+    w->journal = journal_new(w->base, w->cfg);
+    const struct deliveries_handlers on_delivery = {
+        .left_lane = on_left_lane, .rejected = on_rejected, .ctx = w};
+    w->deliveries =
+        deliveries_new(w->cfg, w->guard, w->resolver, w->transport, w->journal, &on_delivery);
+    w->lanes = lanes_new(w->cfg);
+    const struct subscriptions_handlers on_subscription = {
+        .matched = on_matched, .changed = on_changed, .ctx = w};
+    w->subscriptions = subscriptions_new(w->base, w->cfg, w->guard, w->keys, &on_subscription);
+    const struct suspects_handlers on_suspect = {
+        .cleared = on_cleared, .known = on_known, .ctx = w};
+    w->suspects = suspects_new(w->cfg, subscriptions_pg(w->subscriptions), &on_suspect);
+    w->deadletter = deadletter_new(w->base, w->cfg, err);
+    if (w->deadletter == NULL) {
+        return false;
+    }
+    w->intake = intake_new(w->cfg, w->deadletter, &w->account, on_accepted, w);
+    const struct consumer_handlers on_kafka = {.message = on_message,
+                                               .assigned = on_assigned,
+                                               .revoking = on_revoking,
+                                               .fatal = on_fatal,
+                                               .ctx = w};
+    w->consumer = consumer_new(w->base, w->cfg, &on_kafka, err);
+    return w->consumer != NULL;
+}
+
+static bool open_admin(struct worker *w, struct err *err)
+{
+    w->admin = admin_new(w->base, w->cfg->admin_listen, ready, w, err);
+    return w->admin != NULL || err_prefix(err, "NRW_ADMIN_LISTEN");
+}
+
+/* Requests, kept connections and some for the stores: take what the hard limit gives and say when
+ * it is too little. */
+static void raise_fd_limit(const struct config *cfg)
+{
+    struct rlimit lim;
+    if (getrlimit(RLIMIT_NOFILE, &lim) == -1) {
+        return;
+    }
+    lim.rlim_cur = lim.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &lim); /* lowering nothing: cannot make it worse */
+    const int64_t wanted = cfg->connections_max + cfg->requests_max + 256;
+    if (lim.rlim_cur != RLIM_INFINITY && (int64_t)lim.rlim_cur < wanted) {
+        log_warn("worker.few_descriptors", F_INT("limit", lim.rlim_cur), F_INT("wanted", wanted));
+    }
+    const struct rlimit no_core = {0, 0};
+    (void)setrlimit(RLIMIT_CORE, &no_core); /* opened secrets must not end up in a file */
+}
+
+static void add_signals(struct worker *w)
+{
+    (void)signal(SIGPIPE, SIG_IGN);
+    evsignal_assign(&w->sigterm, w->base, SIGTERM, on_signal, w);
+    evsignal_assign(&w->sigint, w->base, SIGINT, on_signal, w);
+    event_assign(&w->tick, w->base, -1, EV_PERSIST, on_tick, w);
+    const struct timeval every = {.tv_usec = 250000};
+    event_add(&w->sigterm, NULL);
+    event_add(&w->sigint, NULL);
+    event_add(&w->tick, &every);
+}
+
+static void close_all(struct worker *w)
+{
+    admin_free(w->admin);
+    consumer_free(w->consumer);
+    intake_free(w->intake);
+    deadletter_free(w->deadletter);
+    suspects_free(w->suspects);
+    subscriptions_free(w->subscriptions);
+    lanes_free(w->lanes);
+    transport_free(w->transport);
+    resolver_free(w->resolver);
+    journal_free(w->journal);
+    deliveries_free(w->deliveries);
+    keyring_free(w->keys);
+    netguard_free(w->guard);
+    if (w->watchdog != NULL) {
+        event_del(&w->sigterm);
+        event_del(&w->sigint);
+        event_del(&w->tick);
+        watchdog_free(w->watchdog);
+    }
+    event_base_free(w->base);
+}
+
+/* True once nothing is left to wait for: the group was left and every row is written. */
+static bool stopped(const struct worker *w)
+{
+    return w->stopping && consumer_closed(w->consumer) && deliveries_open(w->deliveries) == 0 &&
+           journal_waiting(w->journal) == 0;
+}
+
+static int run_loop(struct worker *w)
+{
+    while (!stopped(w) && !w->fatal) {
+        if (event_base_loop(w->base, EVLOOP_ONCE) == -1) {
+            log_error("worker.fatal", F_STR("error", "the event loop failed"));
+            return 1;
+        }
+        watchdog_turn(w->watchdog);
+        after_turn(w);
+        if (w->stopping && clock_mono_us() > w->stop_by_mono_us) {
+            /* Late requests or a store that is away: what is open stays unsettled and is consumed
+             * again. Half-sent objects are not worth taking apart. */
+            log_warn("worker.exit", F_STR("why", "the drain deadline has passed"),
+                     F_INT("deliveries", deliveries_open(w->deliveries)));
+            log_flush_blocking(1000000);
+            _exit(w->fatal ? 1 : 0);
+        }
+    }
+    return w->fatal ? 1 : 0;
+}
+
+int worker_run(const struct config *cfg)
+{
+    struct worker w = {.cfg = cfg};
+    struct err err = {0};
+    raise_fd_limit(cfg);
+    w.base = event_base_new();
+    CHECK(w.base != NULL);
+    if (!open_policy(&w, &err) || !open_outgoing(&w, &err) || !open_rooms(&w, &err) ||
+        !open_admin(&w, &err)) {
+        log_error("worker.start_failed", F_ERR(&err));
+        log_flush_blocking(1000000);
+        close_all(&w);
+        return 1;
+    }
+    add_signals(&w);
+    register_metrics(&w);
+    w.watchdog = watchdog_new(w.base);
+    log_info("worker.started", F_STR("version", NRW_VERSION), F_STR("topic", cfg->topic),
+             F_STR("group", cfg->group), F_INT("admin_port", admin_port(w.admin)),
+             F_INT("pid", getpid()));
+    const int code = run_loop(&w);
+    if (w.fatal) { /* objects may be in any state: Kafka says that it is over */
+        log_flush_blocking(1000000);
+        _exit(1);
+    }
+    log_info("worker.exit", F_STR("why", "stopped"), F_INT("code", code));
+    close_all(&w);
+    log_flush_blocking(1000000);
+    return code;
+}
