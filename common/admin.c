@@ -24,8 +24,8 @@
 #define ADMIN_BACKLOG         64
 #define HEADERS_MAX           8192
 #define BODY_MAX              1024
-#define IDLE_TIMEOUT_S        10
 #define SWEEP_US              100000L
+#define IDLE_TIMEOUT_S        10
 #define REASONS_MAX           4096
 #define METRICS_MAX           ((size_t)4 * 1024 * 1024)
 
@@ -33,10 +33,10 @@ struct admin {
     unsigned magic;
     struct evhttp *http;
     struct evconnlistener *listener; /* owned by http */
-    struct event *sweep;             /* runs only while the listener is paused */
     admin_ready_fn *ready;
     void *ctx;
     unsigned port;
+    struct event *sweep; /* only while there are connections */
     unsigned n;
     struct bufferevent *open[ADMIN_CONNECTIONS_MAX]; /* one reference of ours each */
 };
@@ -51,8 +51,10 @@ static struct admin *admin_of(void *ctx)
 /* --- counting connections
  * ------------------------------------------------------------------------------- */
 
-/* bufferevent_free() clears the callback argument even while somebody holds a reference; evhttp
- * never does. */
+/* evhttp tells nobody when a connection ends that never sent a request. But bufferevent_free()
+ * clears the callback argument, which evhttp never does, and our reference keeps the memory (and,
+ * by BEV_OPT_CLOSE_ON_FREE, the descriptor, so that libevent never watches a closed one) until the
+ * next sweep has seen it. */
 static bool is_closed(struct bufferevent *bev)
 {
     void *arg = NULL;
@@ -60,9 +62,12 @@ static bool is_closed(struct bufferevent *bev)
     return arg == NULL;
 }
 
-static void sweep_closed(struct admin *a)
+static void on_sweep(evutil_socket_t fd, short what, void *ctx)
 {
+    (void)fd, (void)what;
+    struct admin *a = admin_of(ctx);
     unsigned kept = 0;
+    bool was_full = a->n == ADMIN_CONNECTIONS_MAX;
     for (unsigned i = 0; i < a->n; i++) {
         if (is_closed(a->open[i])) {
             bufferevent_decref(a->open[i]);
@@ -71,38 +76,31 @@ static void sweep_closed(struct admin *a)
         }
     }
     a->n = kept;
+    if (was_full && kept < ADMIN_CONNECTIONS_MAX) {
+        CHECK(evconnlistener_enable(a->listener) == 0);
+    }
+    if (kept == 0) {
+        (void)event_del(a->sweep); /* a process that nobody asks sleeps */
+    }
 }
 
 /* evhttp asks here for the bufferevent of each connection that it has accepted. */
 static struct bufferevent *on_accept(struct event_base *base, void *ctx)
 {
     struct admin *a = admin_of(ctx);
-    struct bufferevent *bev = bufferevent_socket_new(base, -1, 0);
-    CHECK(bev != NULL);
-    if (a->n == ADMIN_CONNECTIONS_MAX - 1) {
-        sweep_closed(a);
-    }
     CHECK(a->n < ADMIN_CONNECTIONS_MAX);
+    struct bufferevent *bev = bufferevent_socket_new(base, -1, BEV_OPT_CLOSE_ON_FREE);
+    CHECK(bev != NULL);
     bufferevent_incref(bev);
     a->open[a->n++] = bev;
-    if (a->n == ADMIN_CONNECTIONS_MAX) {
+    if (a->n == 1) {
         const struct timeval tv = {.tv_usec = SWEEP_US};
-        CHECK(evconnlistener_disable(a->listener) == 0 && event_add(a->sweep, &tv) == 0);
+        CHECK(event_add(a->sweep, &tv) == 0);
+    }
+    if (a->n == ADMIN_CONNECTIONS_MAX) {
+        CHECK(evconnlistener_disable(a->listener) == 0);
     }
     return bev;
-}
-
-static void on_sweep(evutil_socket_t fd, short what, void *ctx)
-{
-    (void)fd, (void)what;
-    struct admin *a = admin_of(ctx);
-    const struct timeval tv = {.tv_usec = SWEEP_US};
-    sweep_closed(a);
-    if (a->n == ADMIN_CONNECTIONS_MAX) {
-        CHECK(event_add(a->sweep, &tv) == 0);
-    } else {
-        CHECK(evconnlistener_enable(a->listener) == 0);
-    }
 }
 
 /* --- answers
@@ -264,8 +262,8 @@ struct admin *admin_new(struct event_base *base, const char *listen, admin_ready
     a->ctx = ctx;
     a->listener = listener;
     a->port = bound_port(evconnlistener_get_fd(listener));
-    a->sweep = evtimer_new(base, on_sweep, a);
     a->http = evhttp_new(base);
+    a->sweep = event_new(base, -1, EV_PERSIST, on_sweep, a);
     CHECK(a->sweep != NULL && a->http != NULL);
     evhttp_set_max_headers_size(a->http, HEADERS_MAX);
     evhttp_set_max_body_size(a->http, BODY_MAX);

@@ -1,6 +1,6 @@
-/* The resolver's memory: a chained hash table of a fixed number of buckets and one list by time of use.
- * It knows no DNS: how long an answer lives is the caller's decision. Entries that are over go when they are asked for or pushed
- * out, not by a timer. Called by resolver.c only. */
+/* The resolver's memory: a chained hash table of a fixed number of buckets and one list by time of
+ * use. It knows no DNS: how long an answer lives is the caller's decision. Entries that are over go
+ * when they are asked for or pushed out, not by a timer. Called by resolver.c only. */
 #include "dnscache.h"
 
 #include <stdbool.h>

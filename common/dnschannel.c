@@ -1,5 +1,6 @@
-/* Owns the ares_channel, its sockets' events and the sockets themselves: they are opened here, so that errno is seen and that none blocks or
- * outlives an exec. It does not know who asks what, and starts no query. Called by resolver.c only. */
+/* Owns the ares_channel, its sockets' events and the sockets themselves: they are opened here, so
+ * that errno is seen and that none blocks or outlives an exec. It does not know who asks what, and
+ * starts no query. Called by resolver.c only. */
 #include "dnschannel.h"
 
 #include <errno.h>
@@ -98,19 +99,26 @@ static void on_socket(evutil_socket_t fd, short what, void *ctx)
     c->after(c->after_ctx);
 }
 
-static void on_socket_state(void *ctx, ares_socket_t fd, int readable, int writable)
+static struct watch *find_watch(const struct dnschannel *c, ares_socket_t fd)
 {
-    struct dnschannel *c = ctx;
-    short what = (short)(EV_PERSIST | (readable ? EV_READ : 0) | (writable ? EV_WRITE : 0));
     struct watch *w;
 
-    CHECK_MAGIC(c, CHANNEL_MAGIC);
     LIST_FOREACH(w, &c->watches, link)
     {
         if (w->fd == fd) {
-            break;
+            return w;
         }
     }
+    return NULL;
+}
+
+static void on_socket_state(void *ctx, ares_socket_t fd, int readable, int writable)
+{
+    struct dnschannel *c = ctx;
+    int what = EV_PERSIST | (readable ? EV_READ : 0) | (writable ? EV_WRITE : 0);
+    struct watch *w = find_watch(c, fd);
+
+    CHECK_MAGIC(c, CHANNEL_MAGIC);
     if (w != NULL) {
         event_free(w->event);
         LIST_REMOVE(w, link);
@@ -119,7 +127,7 @@ static void on_socket_state(void *ctx, ares_socket_t fd, int readable, int writa
     if (readable || writable) {
         w = mem_zero(1, sizeof(*w));
         w->fd = fd;
-        w->event = event_new(c->base, fd, what, on_socket, c);
+        w->event = event_new(c->base, fd, (short)what, on_socket, c);
         CHECK(w->event != NULL && event_add(w->event, NULL) == 0);
         LIST_INSERT_HEAD(&c->watches, w, link);
     }
@@ -170,8 +178,9 @@ static int server_count(const struct dnschannel *c)
     return n > 0 ? n : 1;
 }
 
-/* How long c-ares waits for each server is fixed at birth and depends on how many there are: open it once to count. c-ares waits t for each
- * server, then 2t, so that all tries take 3nt; a tenth is left for its rounding. */
+/* How long c-ares waits for each server is fixed at birth and depends on how many there are: open
+ * it once to count. c-ares waits t for each server, then 2t, so that all tries take 3nt; a tenth is
+ * left for its rounding. */
 static bool channel_open_timed(struct dnschannel *c, const char *servers, int64_t timeout_ms,
                                struct err *err)
 {
@@ -180,7 +189,7 @@ static bool channel_open_timed(struct dnschannel *c, const char *servers, int64_
     if (!channel_open(c, servers, 1000, err)) {
         return false;
     }
-    try_ms = timeout_ms * 9 / 10 / (server_count(c) * ((1 << TRIES) - 1));
+    try_ms = timeout_ms * 9 / 10 / ((int64_t)server_count(c) * ((1 << TRIES) - 1));
     try_ms = try_ms < TRY_MIN_MS ? TRY_MIN_MS : try_ms > TRY_MAX_MS ? TRY_MAX_MS : try_ms;
     ares_destroy(c->ares);
     return channel_open(c, servers, (int)try_ms, err);

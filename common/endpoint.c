@@ -1,8 +1,10 @@
-/* Turns the URL that a customer typed into the one canonical form that is stored, vetted and handed to libcurl, or says why not.
- * First our own narrow reading refuses whatever two parsers could understand differently, then libcurl's parser (the code that will
- * connect) takes it apart, then the host it found is judged again. It does not resolve names. Called by the API when a webhook is
- * registered and by the worker when it loads one. Texts of failures are read by customers: bytes that are not printable ASCII are
- * escaped, and parts that may be secret (user name, path, query) are not repeated. */
+/* Turns the URL that a customer typed into the one canonical form that is stored, vetted and handed
+ * to libcurl, or says why not. First our own narrow reading refuses whatever two parsers could
+ * understand differently, then libcurl's parser (the code that will connect) takes it apart, then
+ * the host it found is judged again. It does not resolve names. Called by the API when a webhook is
+ * registered and by the worker when it loads one. Texts of failures are read by customers: bytes
+ * that are not printable ASCII are escaped, and parts that may be secret (user name, path, query)
+ * are not repeated. */
 #include "endpoint.h"
 
 #include <arpa/inet.h>
@@ -13,6 +15,7 @@
 #include <curl/curl.h>
 
 #include "buf.h"
+#include "check.h"
 #include "mem.h"
 
 #define LABEL_MAX 63
@@ -62,6 +65,11 @@ static struct shown show(const char *s, size_t len)
     }
     out.text[n] = '\0';
     return out;
+}
+
+static struct shown show_str(const char *s)
+{
+    return show(s, strlen(s));
 }
 
 static bool is_digit(char c)
@@ -141,6 +149,8 @@ static bool cut_scheme(const char *url, size_t len, bool allow_http, struct cut 
 
 static bool cut_port(struct slice text, struct cut *c, struct err *err)
 {
+    size_t digits = 0;
+
     if (text.len == 0) {
         return true;
     }
@@ -149,13 +159,10 @@ static bool cut_port(struct slice text, struct cut *c, struct err *err)
                        show(text.s, text.len).text);
     }
     c->port = (struct slice){text.s + 1, text.len - 1};
-    for (size_t i = 0; i < c->port.len; i++) {
-        if (!is_digit(c->port.s[i])) {
-            return err_set(err, ERR_INVALID, "the port \"%s\" is not a number",
-                           show(c->port.s, c->port.len).text);
-        }
+    while (digits < c->port.len && is_digit(c->port.s[digits])) {
+        digits++;
     }
-    if (c->port.len == 0 || c->port.len > 5) {
+    if (digits == 0 || digits < c->port.len || digits > 5) {
         return err_set(err, ERR_INVALID, "the port \"%s\" is not a number from 1 to 65535",
                        show(c->port.s, c->port.len).text);
     }
@@ -244,7 +251,8 @@ static void parts_done(struct parts *p)
     curl_url_cleanup(p->handle);
 }
 
-/* libidn2 reads the host in the encoding of the locale, and a daemon runs in "C": lend this thread UTF-8 for the call. */
+/* libidn2 reads the host in the encoding of the locale, and a daemon runs in "C": lend this thread
+ * UTF-8 for the call. */
 static CURLUcode get_ascii_host(struct parts *p, bool idn)
 {
     locale_t utf8;
@@ -365,7 +373,8 @@ static bool parse_ipv4(const char *s, struct in_addr *ret)
     return true;
 }
 
-/* "256.1.1.1", "1.2.3.4.5", "08.8.8.8", "a.0x7f": no address, but some resolver may think otherwise. */
+/* "256.1.1.1", "1.2.3.4.5", "08.8.8.8", "a.0x7f": no address, but some resolver may think
+ * otherwise. */
 static bool ends_in_number(const char *host)
 {
     const char *dot = strrchr(host, '.');
@@ -396,7 +405,7 @@ static bool check_labels(const char *host, struct err *err)
 
     if (strlen(host) > LIMIT_HOST) {
         return err_set(err, ERR_INVALID, "the host \"%s\" is longer than %d characters",
-                       show(host, strlen(host)).text, LIMIT_HOST);
+                       show_str(host).text, LIMIT_HOST);
     }
     for (;;) {
         size_t len = strcspn(label, ".");
@@ -405,13 +414,13 @@ static bool check_labels(const char *host, struct err *err)
         if (good < len) {
             return err_set(err, ERR_INVALID,
                            "the host \"%s\" may only have letters, digits, hyphens and dots",
-                           show(host, strlen(host)).text);
+                           show_str(host).text);
         }
         if (len == 0 || len > LABEL_MAX || label[0] == '-' || label[len - 1] == '-') {
             return err_set(err, ERR_INVALID,
                            "each part of the host \"%s\" must have 1 to %d characters and no "
                            "hyphen at its ends",
-                           show(host, strlen(host)).text, LABEL_MAX);
+                           show_str(host).text, LABEL_MAX);
         }
         if (label[len] == '\0') {
             return true;
@@ -429,18 +438,18 @@ static bool check_name(const char *host, struct err *err)
     }
     if (ends_in_number(host)) {
         return err_set(err, ERR_INVALID, "the host \"%s\" is neither a name nor a valid IP address",
-                       show(host, strlen(host)).text);
+                       show_str(host).text);
     }
     for (size_t i = 0; i < sizeof(inside) / sizeof(*inside); i++) {
         if (below(host, inside[i])) {
             return err_set(err, ERR_DENIED,
                            "the host \"%s\" is a name of a private network; use one that is public",
-                           show(host, strlen(host)).text);
+                           show_str(host).text);
         }
     }
     if (strchr(host, '.') == NULL) {
         return err_set(err, ERR_INVALID, "the host \"%s\" must be a full name like example.com",
-                       show(host, strlen(host)).text);
+                       show_str(host).text);
     }
     return true;
 }
@@ -460,10 +469,10 @@ static bool set_ipv6(struct endpoint *e, const char *text, struct err *err)
 
     if (inet_pton(AF_INET6, text, &in6.sin6_addr) != 1) {
         return err_set(err, ERR_INVALID, "the host \"[%s]\" is not a valid IPv6 address",
-                       show(text, strlen(text)).text);
+                       show_str(text).text);
     }
-    if (IN6_IS_ADDR_V4MAPPED(
-            &in6.sin6_addr)) { /* the same peer in a second spelling: one canonical form */
+    /* the same peer in a second spelling: one canonical form */
+    if (IN6_IS_ADDR_V4MAPPED(&in6.sin6_addr)) {
         struct in_addr v4;
 
         memcpy(&v4, in6.sin6_addr.s6_addr + 12, sizeof(v4));
@@ -534,8 +543,10 @@ static bool judge_host(char *found, const struct cut *c, const struct netguard *
 
 static bool set_port(const char *text, struct endpoint *e, struct err *err)
 {
-    unsigned long port = strtoul(text, NULL, 10); /* at most 5 digits, from libcurl */
+    unsigned long port;
 
+    CHECK(text != NULL);
+    port = strtoul(text, NULL, 10); /* at most 5 digits, from libcurl */
     if (port == 0 || port > UINT16_MAX || (port < 1024 && port != 80 && port != 443)) {
         return err_set(err, ERR_DENIED,
                        "the port %lu is not allowed; use 443, 80 or one from 1024 to 65535", port);
@@ -556,14 +567,10 @@ static bool build(const struct cut *c, const char *path, struct endpoint *e, str
         buf_add_fmt(&b, ":%u", (unsigned)e->port);
     }
     buf_add_str(&b, path);
-    if (buf_ok(&b)) {
-        e->display = mem_dupn(b.data, b.len);
-    }
+    e->display = mem_dup(buf_cstr(&b));
     buf_add(&b, c->query.s, c->query.len);
     fits = buf_ok(&b);
-    if (fits) {
-        e->url = mem_dupn(b.data, b.len);
-    }
+    e->url = mem_dup(buf_cstr(&b));
     buf_done(&b);
     return fits ||
            err_set(err, ERR_INVALID,

@@ -1,7 +1,8 @@
-/* Owns the address policy: the tables of special networks, the operator's two lists, and the one decision made of them.
- * It does not resolve names and opens no socket. Called when a URL is parsed (endpoint), when DNS answers are vetted (delivery), and
- * twice by the transport, when a socket is opened and before a request goes out.
- * The tables are text, parsed at creation, so that what is enforced and what is shown to people cannot differ. */
+/* Owns the address policy: the tables of special networks, the operator's two lists, and the one
+ * decision made of them. It does not resolve names and opens no socket. Called when a URL is parsed
+ * (endpoint), when DNS answers are vetted (delivery), and twice by the transport, when a socket is
+ * opened and before a request goes out. The tables are text, parsed at creation, so that what is
+ * enforced and what is shown to people cannot differ. */
 #include "netguard.h"
 
 #include <arpa/inet.h>
@@ -33,8 +34,8 @@ struct netguard {
     struct prefix_list special; /* built in */
 };
 
-/* Sources: IANA special-purpose address registries and the IPv6 address space registry. The first match names the reason, so a narrow
- * network stands before the wide one that contains it. */
+/* Sources: IANA special-purpose address registries and the IPv6 address space registry. The first
+ * match names the reason, so a narrow network stands before the wide one that contains it. */
 static const char *const special[] = {
     "0.0.0.0/8 this network",
     "10.0.0.0/8 private",

@@ -1,17 +1,23 @@
-/* Owns the c-ares channel on the loop, the questions that are open, and who waits for them. Answers that stay are dnscache's; which address
- * may be used is netguard's; retries of a delivery are the caller's. Called by the delivery step that resolves.
+/* Owns the c-ares channel on the loop, the questions that are open, and who waits for them. Answers
+ * that stay are dnscache's; which address may be used is netguard's; retries of a delivery are the
+ * caller's. Called by the delivery step that resolves.
  *
- * One question is one name: an A and an AAAA query by ares_query, not ares_getaddrinfo, because that one answers localhost by itself, may
- * read /etc/hosts, and hides which of the two queries failed how. Its life: WAITING (too many are out) -> ASKED -> [UNDECIDED] -> ANSWERED
- * (call-backs run from the loop, never from inside c-ares) -> freed when c-ares has let go of it, which may be after its time was up.
+ * One question is one name: an A and an AAAA query by ares_query, not ares_getaddrinfo, because
+ * that one answers localhost by itself, may read /etc/hosts, and hides which of the two queries
+ * failed how. Its life: WAITING (too many are out) -> ASKED -> [UNDECIDED] -> ANSWERED (call-backs
+ * run from the loop, never from inside c-ares) -> freed when c-ares has let go of it, which may be
+ * after its time was up.
  *
- * Sockets and time-outs of c-ares are dnschannel's. Whose fault a failure is: a question notes how many answers the servers had given when it was born. If that number has grown when it fails,
- * the resolver works and the failure belongs to the name. If not, ". NS", which every working resolver knows, is asked as well. */
+ * Sockets and time-outs of c-ares are dnschannel's. Whose fault a failure is: a question notes how
+ * many answers the servers had given when it was born. If that number has grown when it fails, the
+ * resolver works and the failure belongs to the name. If not, ". NS", which every working resolver
+ * knows, is asked as well. */
 #include "resolver.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/param.h>
 #include <sys/queue.h>
 
 #include <ares.h>
@@ -34,6 +40,8 @@
 #define YOUNG_MAX                                                                                  \
     128 /* of them asked within the last tick: a burst of more overflows socket buffers */
 #define OPEN_BUCKETS    1024
+#define TICK_MIN_US     10000
+#define TICK_MAX_US     100000
 #define TTL_MIN_S       1
 #define TTL_MAX_S       60
 #define NEGATIVE_TTL_S  5
@@ -122,11 +130,6 @@ static void question_leave(struct question *q)
     }
 }
 
-static int64_t clamp(int64_t v, int64_t lo, int64_t hi)
-{
-    return v < lo ? lo : v > hi ? hi : v;
-}
-
 static void gather_addresses(const struct question *q, struct dns_answer *ret)
 {
     struct sockaddr_storage *to = mem_zero(q->n4 + q->n6, sizeof(*to));
@@ -148,7 +151,7 @@ static void gather_addresses(const struct question *q, struct dns_answer *ret)
 
 static void remember(struct question *q)
 {
-    int64_t ttl_s = q->answer.n > 0 ? clamp(q->ttl_s, TTL_MIN_S, TTL_MAX_S) : NEGATIVE_TTL_S;
+    int64_t ttl_s = q->answer.n > 0 ? MAX(q->ttl_s, TTL_MIN_S) : NEGATIVE_TTL_S;
 
     if (!q->answer.err.ours && q->answer.n <= CACHED_ADDR_MAX) {
         dnscache_put(q->resolver->cache, q->host, &q->answer, clock_mono_us() + ttl_s * 1000000);
@@ -190,7 +193,8 @@ static bool has_status(const struct question *q, int status)
     return q->status_a == status || q->status_aaaa == status;
 }
 
-/* q failed without the servers saying so about the name. last: there will be no more evidence. True: it is finished, somebody is to blame. */
+/* q failed without the servers saying so about the name. last: there will be no more evidence.
+ * True: it is finished, somebody is to blame. */
 static bool blame(struct question *q, bool last)
 {
     const struct resolver *r = q->resolver;
@@ -200,7 +204,10 @@ static bool blame(struct question *q, bool last)
     int fault;
 
     if (dnschannel_faults(r->channel, &fault) != q->faults_at_start) {
-        snprintf(text, sizeof(text), "no socket for a DNS query: %s", strerrordesc_np(fault));
+        if (snprintf(text, sizeof(text), "no socket for a DNS query: %s", strerrordesc_np(fault)) <
+            0) {
+            text[0] = '\0';
+        }
         finish_failed(q, true, ERR_IO, text);
     } else if (!waiting && r->replies != q->replies_at_start) {
         finish_failed(q, false, late ? ERR_TIMEOUT : ERR_DNS,
@@ -261,13 +268,6 @@ static void query_ended(struct question *q)
     }
 }
 
-static void lower_ttl(struct question *q, int ttl_s)
-{
-    if (ttl_s < q->ttl_s) {
-        q->ttl_s = ttl_s;
-    }
-}
-
 static void on_a(void *ctx, int status, int timeouts, unsigned char *data, int len)
 {
     struct question *q = ctx;
@@ -281,7 +281,7 @@ static void on_a(void *ctx, int status, int timeouts, unsigned char *data, int l
         status = ares_parse_a_reply(data, len, NULL, q->v4, &n);
         q->n4 = status == ARES_SUCCESS ? (unsigned)n : 0;
         for (unsigned i = 0; i < q->n4; i++) {
-            lower_ttl(q, q->v4[i].ttl);
+            q->ttl_s = MIN(q->ttl_s, q->v4[i].ttl);
         }
         status = status == ARES_SUCCESS && q->n4 == 0 ? ARES_ENODATA : status;
     }
@@ -302,7 +302,7 @@ static void on_aaaa(void *ctx, int status, int timeouts, unsigned char *data, in
         status = ares_parse_aaaa_reply(data, len, NULL, q->v6, &n);
         q->n6 = status == ARES_SUCCESS ? (unsigned)n : 0;
         for (unsigned i = 0; i < q->n6; i++) {
-            lower_ttl(q, q->v6[i].ttl);
+            q->ttl_s = MIN(q->ttl_s, q->v6[i].ttl);
         }
         status = status == ARES_SUCCESS && q->n6 == 0 ? ARES_ENODATA : status;
     }
@@ -337,7 +337,9 @@ static void settle_undecided(struct resolver *r, bool last)
     }
 }
 
-static void on_probe(void *ctx, int status, int timeouts, unsigned char *data, int len)
+static void on_probe(void *ctx, int status, int timeouts,
+                     unsigned char *data, /* NOLINT(readability-non-const-parameter): c-ares */
+                     int len)
 {
     struct resolver *r = ctx;
 
@@ -355,9 +357,8 @@ static void on_probe(void *ctx, int status, int timeouts, unsigned char *data, i
 
 static void arm_timer(struct resolver *r)
 {
-    int64_t wait_us = clamp(r->timeout_us / 16, 10000, 100000);
+    int64_t wait_us = MIN(MAX(r->timeout_us / 16, TICK_MIN_US), TICK_MAX_US);
     const struct question *oldest = TAILQ_FIRST(&r->open);
-    struct timeval tv;
 
     if (oldest == NULL && r->n_asked == 0 && !r->probe_open) {
         event_del(r->timer);
@@ -367,13 +368,14 @@ static void arm_timer(struct resolver *r)
         return;
     }
     if (oldest != NULL) {
-        wait_us = clamp(oldest->start_mono_us + r->timeout_us - clock_mono_us(), 0, wait_us);
+        wait_us = MIN(wait_us, oldest->start_mono_us + r->timeout_us - clock_mono_us());
+        wait_us = MAX(wait_us, 0);
     }
-    tv = (struct timeval){.tv_sec = 0, .tv_usec = (suseconds_t)wait_us};
-    event_add(r->timer, &tv);
+    event_add(r->timer, &(struct timeval){.tv_usec = (suseconds_t)wait_us});
 }
 
-/* Follow-up work after anything that may have called on_a, on_aaaa or on_probe; never runs inside c-ares. */
+/* Follow-up work after anything that may have called on_a, on_aaaa or on_probe; never runs inside
+ * c-ares. */
 static void after_cares(void *ctx)
 {
     struct resolver *r = ctx;
@@ -393,7 +395,8 @@ static void after_cares(void *ctx)
     arm_timer(r);
 }
 
-/* c-ares is served by a tick while anything is open, not by ares_timeout(), which walks all its queries each time. */
+/* c-ares is served by a tick while anything is open, not by ares_timeout(), which walks all its
+ * queries each time. */
 static void on_timer(evutil_socket_t fd, short what, void *ctx)
 {
     struct resolver *r = ctx;
@@ -418,16 +421,39 @@ static void on_timer(evutil_socket_t fd, short what, void *ctx)
 
 /* ---- calling back ---- */
 
+/* The two CHECKs on TAILQ_FIRST tell the static analyser what TAILQ_REMOVE does. */
+static struct question *take_question(struct question_list *list)
+{
+    struct question *q = TAILQ_FIRST(list);
+
+    if (q != NULL) {
+        CHECK_MAGIC(q, QUESTION_MAGIC);
+        TAILQ_REMOVE(list, q, link);
+        CHECK(TAILQ_FIRST(list) != q);
+    }
+    return q;
+}
+
+static struct resolver_query *take_waiter(struct question *q)
+{
+    struct resolver_query *w = TAILQ_FIRST(&q->waiters);
+
+    if (w != NULL) {
+        CHECK_MAGIC(w, QUERY_MAGIC);
+        TAILQ_REMOVE(&q->waiters, w, link);
+        CHECK(TAILQ_FIRST(&q->waiters) != w);
+        w->magic = 0;
+    }
+    return w;
+}
+
 static void call_waiters(struct question *q)
 {
     struct resolver_query *w;
 
-    while ((w = TAILQ_FIRST(&q->waiters)) != NULL) {
-        resolver_fn *fn = w->fn;
-        void *ctx = w->ctx;
-
-        resolver_cancel(w);
-        fn(ctx, q->answer.addresses, q->answer.n, &q->answer.err);
+    while ((w = take_waiter(q)) != NULL) {
+        w->fn(w->ctx, q->answer.addresses, q->answer.n, &q->answer.err);
+        free(w);
     }
 }
 
@@ -441,19 +467,18 @@ static void on_call_back(evutil_socket_t fd, short what, void *ctx)
     (void)what;
     CHECK_MAGIC(r, RESOLVER_MAGIC);
     TAILQ_CONCAT(&batch, &r->answered, link); /* what is answered meanwhile comes the next time */
-    while ((q = TAILQ_FIRST(&batch)) != NULL) {
+    while ((q = take_question(&batch)) != NULL) {
         call_waiters(q);
-        TAILQ_REMOVE(&batch, q, link);
         question_leave(q);
     }
 }
 
-void resolver_cancel(struct resolver_query *w)
+void resolver_cancel(struct resolver_query *q)
 {
-    CHECK_MAGIC(w, QUERY_MAGIC);
-    TAILQ_REMOVE(&w->question->waiters, w, link);
-    w->magic = 0;
-    free(w);
+    CHECK_MAGIC(q, QUERY_MAGIC);
+    TAILQ_REMOVE(&q->question->waiters, q, link);
+    q->magic = 0;
+    free(q);
 }
 
 static struct question *open_question(struct resolver *r, const char *host)
@@ -476,7 +501,7 @@ static struct question *open_question(struct resolver *r, const char *host)
     q->start_mono_us = clock_mono_us();
     q->replies_at_start = r->replies;
     q->faults_at_start = dnschannel_faults(r->channel, &fault);
-    q->ttl_s = TTL_MAX_S;
+    q->ttl_s = TTL_MAX_S; /* and lowered by what comes */
     TAILQ_INIT(&q->waiters);
     TAILQ_INSERT_TAIL(&r->open, q, link);
     TAILQ_INSERT_TAIL(&r->waiting, q, queue);
@@ -541,10 +566,9 @@ static void abandon(struct question_list *list)
     struct question *q;
     struct resolver_query *w;
 
-    while ((q = TAILQ_FIRST(list)) != NULL) {
-        TAILQ_REMOVE(list, q, link);
-        while ((w = TAILQ_FIRST(&q->waiters)) != NULL) {
-            resolver_cancel(w);
+    while ((q = take_question(list)) != NULL) {
+        while ((w = take_waiter(q)) != NULL) {
+            free(w);
         }
         question_leave(q);
     }

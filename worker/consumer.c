@@ -1,6 +1,6 @@
-/* Owns the librdkafka consumer: its queue, the trackers of the current assignment, pause and
- * resume, the rebalance drain, offsets. Does not look into messages; intake does. worker.c makes it
- * and calls consumer_after_turn() once per turn. */
+/* Owns the librdkafka consumer: its queue, group membership, the rebalance drain, the flow. Does
+ * not look into messages; intake does. worker.c makes it and calls consumer_after_turn() once per
+ * turn. */
 #include "consumer.h"
 
 #include <event2/event_struct.h>
@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "assignment.h"
 #include "check.h"
 #include "clock.h"
 #include "kafka_conf.h"
@@ -19,7 +20,6 @@
 #define CONSUMER_MAGIC 0x434f4e53u
 #define POLL_BURST     256     /* messages per turn, so that a backlog cannot hold the loop */
 #define PAUSE_AFTER_US 1000000 /* flow off for so long: pause and keep polling              */
-#define PARTITIONS_MAX 100000
 
 enum drain_kind {
     DRAIN_NONE,
@@ -38,14 +38,11 @@ struct consumer {
     char *topic;
     int64_t drain_timeout_us;
 
-    struct tracker **trackers; /* by partition; NULL = not assigned */
-    size_t trackers_n;
-    uint64_t epoch;
+    struct assignment *assignment;
     bool joined;
 
     bool flow;
     bool more; /* the queue may hold more than was polled */
-    bool paused;
     int64_t flow_off_mono_us;
 
     enum drain_kind drain;
@@ -56,87 +53,10 @@ struct consumer {
     bool closing;
     bool closed;
 
-    struct counter *messages, *rebalances, *pauses, *store_errors, *drains_late;
+    struct counter *messages, *rebalances, *drains_late;
 };
 
-/* --- trackers
- * ------------------------------------------------------------------------------------------------
- */
-
-static struct tracker *tracker_of(const struct consumer *c, int32_t partition)
-{
-    return partition >= 0 && (size_t)partition < c->trackers_n ? c->trackers[partition] : NULL;
-}
-
-static struct tracker *tracker_assign(struct consumer *c, int32_t partition)
-{
-    CHECK(partition >= 0 && partition < PARTITIONS_MAX);
-    const size_t need = (size_t)partition + 1;
-    if (need > c->trackers_n) {
-        c->trackers = mem_grow(c->trackers, need, sizeof(struct tracker *));
-        memset(&c->trackers[c->trackers_n], 0, (need - c->trackers_n) * sizeof(struct tracker *));
-        c->trackers_n = need;
-    }
-    if (c->trackers[partition] !=
-        NULL) { /* assigned again without a revoke between: a new epoch all the same */
-        tracker_retire(c->trackers[partition]);
-    }
-    c->trackers[partition] = tracker_new(partition, c->epoch);
-    return c->trackers[partition];
-}
-
-/* Stored offsets are committed by librdkafka's timer, and once more when the partition is
- * unassigned. */
-static void store_offsets(struct consumer *c)
-{
-    rd_kafka_topic_partition_list_t *list = NULL;
-    for (size_t p = 0; p < c->trackers_n; p++) {
-        int64_t offset = 0;
-        if (c->trackers[p] != NULL && tracker_take_offset(c->trackers[p], &offset)) {
-            if (list == NULL) {
-                list = rd_kafka_topic_partition_list_new(8);
-            }
-            rd_kafka_topic_partition_list_add(list, c->topic, (int32_t)p)->offset = offset;
-        }
-    }
-    if (list == NULL) {
-        return;
-    }
-    (void)rd_kafka_offsets_store(c->rk, list); /* partial success is reported per element only */
-    for (int i = 0; i < list->cnt; i++) {
-        const rd_kafka_topic_partition_t *e = &list->elems[i];
-        if (e->err != RD_KAFKA_RESP_ERR_NO_ERROR) {
-            c->store_errors->value++;
-            log_warn("kafka.offset_not_stored", F_INT("partition", e->partition),
-                     F_INT("offset", e->offset), F_STR("error", rd_kafka_err2str(e->err)));
-        }
-    }
-    rd_kafka_topic_partition_list_destroy(list);
-}
-
-/* --- flow
- * ----------------------------------------------------------------------------------------------------
- */
-
-static void pause_or_resume(struct consumer *c, bool pause)
-{
-    rd_kafka_topic_partition_list_t *list = NULL;
-    if (rd_kafka_assignment(c->rk, &list) != RD_KAFKA_RESP_ERR_NO_ERROR) {
-        return;
-    }
-    if (list->cnt > 0) {
-        if (pause) {
-            (void)rd_kafka_pause_partitions(
-                c->rk, list); /* local operation; per-element errors mean "not assigned" */
-            c->pauses->value++;
-        } else {
-            (void)rd_kafka_resume_partitions(c->rk, list);
-        }
-    }
-    rd_kafka_topic_partition_list_destroy(list);
-    c->paused = pause;
-    log_info(pause ? "kafka.paused" : "kafka.resumed", F_STR("topic", c->topic));
-}
+/* --- flow --- */
 
 void consumer_set_flow(struct consumer *c, bool on)
 {
@@ -146,18 +66,14 @@ void consumer_set_flow(struct consumer *c, bool on)
     }
     c->flow = on;
     if (on) {
-        if (c->paused) {
-            pause_or_resume(c, false);
-        }
+        assignment_resume(c->assignment, c->rk);
         c->more = true;
     } else {
         c->flow_off_mono_us = clock_mono_us();
     }
 }
 
-/* --- rebalance
- * -----------------------------------------------------------------------------------------------
- */
+/* --- rebalance --- */
 
 static void log_rd_error(const char *what, rd_kafka_error_t *error)
 {
@@ -176,10 +92,12 @@ static bool cooperative(const struct consumer *c)
 
 static void on_assign(struct consumer *c, const rd_kafka_topic_partition_list_t *list)
 {
-    c->epoch++;
+    assignment_resume(c->assignment,
+                      c->rk); /* all start unpaused; the flow rule pauses again if need be */
+    assignment_new_epoch(c->assignment);
     struct tracker **fresh = mem_zero((size_t)list->cnt + 1, sizeof(*fresh));
     for (int i = 0; i < list->cnt; i++) {
-        fresh[i] = tracker_assign(c, list->elems[i].partition);
+        fresh[i] = assignment_add(c->assignment, list->elems[i].partition);
     }
     if (cooperative(c)) {
         log_rd_error("incremental_assign", rd_kafka_incremental_assign(c->rk, list));
@@ -190,27 +108,26 @@ static void on_assign(struct consumer *c, const rd_kafka_topic_partition_list_t 
                       F_STR("error", rd_kafka_err2str(e)));
         }
     }
-    c->paused = false; /* a new assignment starts unpaused; the flow rule below pauses it again if
-                          need be */
     c->flow_off_mono_us = clock_mono_us();
     c->joined = true;
-    log_info("kafka.assigned", F_INT("partitions", list->cnt), F_INT("epoch", c->epoch));
+    log_info("kafka.assigned", F_INT("partitions", list->cnt));
     c->on.assigned(c->on.ctx, fresh, (size_t)list->cnt);
     free(fresh);
 }
 
 static void begin_revoke(struct consumer *c, const rd_kafka_topic_partition_list_t *list)
 {
-    CHECK(c->revoked ==
-          NULL); /* librdkafka waits for our unassign before the next rebalance event */
+    /* librdkafka waits for our unassign before the next rebalance event */
+    CHECK(c->revoked == NULL);
+    assignment_resume(c->assignment, c->rk); /* a paused partition must not come back paused */
     c->revoked = rd_kafka_topic_partition_list_copy(list);
     c->revoked_lost = rd_kafka_assignment_lost(c->rk) != 0;
     c->drain = DRAIN_REVOKE;
-    c->drain_until_us = c->revoked_lost ? 0 : clock_mono_us() + c->drain_timeout_us;
+    c->drain_until_us = c->revoked_lost || c->closing ? 0 : clock_mono_us() + c->drain_timeout_us;
     log_info("kafka.revoking", F_INT("partitions", list->cnt),
              F_STR("lost", c->revoked_lost ? "yes" : "no"));
     for (int i = 0; i < list->cnt; i++) {
-        struct tracker *t = tracker_of(c, list->elems[i].partition);
+        struct tracker *t = assignment_tracker(c->assignment, list->elems[i].partition);
         if (t != NULL) {
             c->on.revoking(c->on.ctx, t);
         }
@@ -221,7 +138,7 @@ static size_t busy_of(const struct consumer *c, const rd_kafka_topic_partition_l
 {
     size_t busy = 0;
     for (int i = 0; i < list->cnt; i++) {
-        const struct tracker *t = tracker_of(c, list->elems[i].partition);
+        const struct tracker *t = assignment_tracker(c->assignment, list->elems[i].partition);
         busy += t != NULL ? tracker_busy(t) : 0;
     }
     return busy;
@@ -252,15 +169,10 @@ static void finish_revoke(struct consumer *c)
                  F_STR("lost", c->revoked_lost ? "yes" : "no"));
     }
     if (!c->revoked_lost) {
-        store_offsets(c);
+        assignment_store_offsets(c->assignment, c->rk);
     }
     for (int i = 0; i < c->revoked->cnt; i++) {
-        const int32_t p = c->revoked->elems[i].partition;
-        struct tracker *t = tracker_of(c, p);
-        if (t != NULL) {
-            c->trackers[p] = NULL;
-            tracker_retire(t);
-        }
+        assignment_drop(c->assignment, c->revoked->elems[i].partition);
     }
     unassign(c, c->revoked);
     log_info("kafka.revoked", F_INT("partitions", c->revoked->cnt));
@@ -285,13 +197,24 @@ static void on_rebalance(struct consumer *c, rd_kafka_event_t *event)
     }
 }
 
-/* --- queue
- * ---------------------------------------------------------------------------------------------------
- */
+/* --- queue --- */
+
+/* An offset that goes backwards within an assignment: the topic was made anew, or librdkafka
+ * rewound (practices 1.6). Either way this is a new epoch: what is under way settles in the retired
+ * tracker, and what comes now is suspect, so nothing is lost and little is sent twice. */
+static struct tracker *start_over(struct consumer *c, const rd_kafka_message_t *m)
+{
+    log_warn("kafka.offset_went_back", F_INT("partition", m->partition), F_INT("offset", m->offset),
+             F_INT("seen", tracker_last_opened(assignment_tracker(c->assignment, m->partition))));
+    assignment_new_epoch(c->assignment);
+    struct tracker *t = assignment_add(c->assignment, m->partition);
+    c->on.assigned(c->on.ctx, &t, 1);
+    return t;
+}
 
 static void on_message(struct consumer *c, const rd_kafka_message_t *m)
 {
-    struct tracker *t = tracker_of(c, m->partition);
+    struct tracker *t = assignment_tracker(c->assignment, m->partition);
     if (m->err != RD_KAFKA_RESP_ERR_NO_ERROR) {
         log_warn("kafka.message_error", F_INT("partition", m->partition),
                  F_STR("error", rd_kafka_message_errstr(m)));
@@ -301,6 +224,9 @@ static void on_message(struct consumer *c, const rd_kafka_message_t *m)
                                                    c->revoked, c->topic, m->partition) != NULL;
     if (t == NULL || c->stopping || leaving) {
         return; /* fetched before the revoke or the stop; its offset is not stored */
+    }
+    if (m->offset <= tracker_last_opened(t)) {
+        t = start_over(c, m);
     }
     c->messages->value++;
     const uint64_t slot = tracker_open(t, m->offset, clock_mono_us());
@@ -360,7 +286,7 @@ static void serve(struct consumer *c, rd_kafka_event_t *event)
  * meanwhile. */
 static bool may_poll(const struct consumer *c)
 {
-    return c->flow || c->paused || c->stopping || c->drain != DRAIN_NONE;
+    return c->flow || assignment_paused(c->assignment) || c->stopping || c->drain != DRAIN_NONE;
 }
 
 static void poll_queue(struct consumer *c)
@@ -396,17 +322,12 @@ static void on_tick(evutil_socket_t fd, short what, void *ctx)
     c->more = true; /* also when no edge came: an idle member must poll (practices 1.3) */
 }
 
-/* --- life
- * ----------------------------------------------------------------------------------------------------
- */
+/* --- life --- */
 
-static size_t busy_all(const struct consumer *c)
+static void revoke_one(void *ctx, struct tracker *t)
 {
-    size_t busy = 0;
-    for (size_t p = 0; p < c->trackers_n; p++) {
-        busy += c->trackers[p] != NULL ? tracker_busy(c->trackers[p]) : 0;
-    }
-    return busy;
+    struct consumer *c = ctx;
+    c->on.revoking(c->on.ctx, t);
 }
 
 void consumer_stop(struct consumer *c)
@@ -420,16 +341,12 @@ void consumer_stop(struct consumer *c)
         c->drain = DRAIN_STOP;
         c->drain_until_us = clock_mono_us() + c->drain_timeout_us;
     }
-    for (size_t p = 0; p < c->trackers_n; p++) {
-        if (c->trackers[p] != NULL) {
-            c->on.revoking(c->on.ctx, c->trackers[p]);
-        }
-    }
+    assignment_each(c->assignment, revoke_one, c);
 }
 
 static void begin_close(struct consumer *c)
 {
-    const size_t busy = busy_all(c);
+    const size_t busy = assignment_busy(c->assignment);
     if (busy > 0 && clock_mono_us() < c->drain_until_us) {
         return;
     }
@@ -438,7 +355,7 @@ static void begin_close(struct consumer *c)
         log_warn("kafka.drain_incomplete", F_INT("events", busy), F_STR("lost", "no"));
         c->drain_until_us = 0; /* the revoke that follows must not wait again */
     }
-    store_offsets(c);
+    assignment_store_offsets(c->assignment, c->rk);
     c->drain = DRAIN_NONE;
     c->closing = true;
     log_rd_error("close", rd_kafka_consumer_close_queue(c->rk, c->queue));
@@ -462,9 +379,9 @@ static void leave_step(struct consumer *c)
 void consumer_after_turn(struct consumer *c)
 {
     CHECK_MAGIC(c, CONSUMER_MAGIC);
-    if (!c->flow && !c->paused && !c->stopping && c->drain == DRAIN_NONE && c->joined &&
-        clock_mono_us() - c->flow_off_mono_us > PAUSE_AFTER_US) {
-        pause_or_resume(c, true);
+    if (!c->flow && !assignment_paused(c->assignment) && !c->stopping && c->drain == DRAIN_NONE &&
+        c->joined && clock_mono_us() - c->flow_off_mono_us > PAUSE_AFTER_US) {
+        assignment_pause(c->assignment, c->rk);
     }
     if (c->more && may_poll(c) && !c->closed) {
         poll_queue(c);
@@ -472,7 +389,7 @@ void consumer_after_turn(struct consumer *c)
     if (c->drain == DRAIN_REVOKE) {
         finish_revoke(c);
     }
-    store_offsets(c);
+    assignment_store_offsets(c->assignment, c->rk);
     if (c->stopping && !c->closed) {
         leave_step(c);
     }
@@ -494,33 +411,7 @@ bool consumer_joined(const struct consumer *c)
 
 bool consumer_any_full(const struct consumer *c)
 {
-    for (size_t p = 0; p < c->trackers_n; p++) {
-        if (c->trackers[p] != NULL && tracker_full(c->trackers[p])) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static double oldest_unsettled_s(void *ctx)
-{
-    const struct consumer *c = ctx;
-    int64_t oldest = 0;
-    for (size_t p = 0; p < c->trackers_n; p++) {
-        const int64_t at = c->trackers[p] != NULL ? tracker_oldest_mono_us(c->trackers[p]) : 0;
-        oldest = at != 0 && (oldest == 0 || at < oldest) ? at : oldest;
-    }
-    return oldest == 0 ? 0 : (double)(clock_mono_us() - oldest) / 1e6;
-}
-
-static double assigned_partitions(void *ctx)
-{
-    const struct consumer *c = ctx;
-    size_t n = 0;
-    for (size_t p = 0; p < c->trackers_n; p++) {
-        n += c->trackers[p] != NULL;
-    }
-    return (double)n;
+    return assignment_any_full(c->assignment);
 }
 
 /* What the broker has beyond the position of this consumer; local figures only, nothing blocks. */
@@ -552,16 +443,8 @@ static void register_metrics(struct consumer *c)
 {
     c->messages = metrics_counter("nrw_messages_total", NULL, "messages taken from Kafka");
     c->rebalances = metrics_counter("nrw_rebalances_total", NULL, "assignments and revocations");
-    c->pauses = metrics_counter("nrw_pauses_total", NULL,
-                                "times that intake was off for more than a second");
-    c->store_errors = metrics_counter("nrw_offset_store_errors_total", NULL,
-                                      "offsets that librdkafka did not take");
     c->drains_late =
         metrics_counter("nrw_drains_incomplete_total", NULL, "drains that ended by their deadline");
-    metrics_gauge_fn("nrw_oldest_unsettled_seconds", NULL,
-                     "age of the oldest event that is not settled", oldest_unsettled_s, c);
-    metrics_gauge_fn("nrw_assigned_partitions", NULL, "partitions of this worker",
-                     assigned_partitions, c);
     metrics_gauge_fn("nrw_consumer_lag", NULL, "messages on the broker that were not taken yet",
                      lag, c);
 }
@@ -606,6 +489,7 @@ struct consumer *consumer_new(struct event_base *base, const struct config *cfg,
     c->magic = CONSUMER_MAGIC;
     c->on = *handlers;
     c->topic = mem_dup(cfg->topic);
+    c->assignment = assignment_new(cfg->topic);
     c->drain_timeout_us = cfg->drain_timeout * 1000;
     c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     CHECK(c->wake_fd != -1);
@@ -630,13 +514,8 @@ void consumer_free(struct consumer *c)
     CHECK_MAGIC(c, CONSUMER_MAGIC);
     event_del(&c->wake);
     event_del(&c->tick);
-    for (size_t p = 0; p < c->trackers_n; p++) {
-        if (c->trackers[p] != NULL) {
-            tracker_retire(c->trackers[p]);
-        }
-    }
-    free(c->trackers);
-    c->trackers = NULL;
+    assignment_free(c->assignment);
+    c->assignment = NULL;
     if (c->revoked != NULL) {
         rd_kafka_topic_partition_list_destroy(c->revoked);
         c->revoked = NULL;

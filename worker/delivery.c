@@ -67,9 +67,7 @@ static enum next fail(struct delivery *d, enum transport_fault fault, const char
     return go(d, DELIVERY_JUDGE);
 }
 
-/* --- RESOLVE
- * -------------------------------------------------------------------------------------------------
- */
+/* --- RESOLVE --- */
 
 /* Every address has to pass; one that does not is an attack or a mistake (practices 6.1). */
 static enum next vet_and_pick(struct delivery *d, const struct sockaddr_storage *addresses,
@@ -130,8 +128,7 @@ static enum next step_resolve(struct delivery *d)
     return WAIT;
 }
 
-/* --- SIGN and SEND
- * ------------------------------------------------------------------------------------------- */
+/* --- SIGN and SEND --- */
 
 struct request_headers {
     char event[sizeof("X-NetRecon-Event: ") + LIMIT_EVENT_TYPE];
@@ -270,9 +267,7 @@ static void sent(void *ctx, const struct transport_result *result)
     run(d);
 }
 
-/* --- JUDGE
- * ---------------------------------------------------------------------------------------------------
- */
+/* --- JUDGE --- */
 
 /* splitmix64: jitter needs spread, not secrecy. */
 static uint32_t next_random(struct deliveries *all)
@@ -328,8 +323,7 @@ static enum next step_judge(struct delivery *d)
     return go(d, DELIVERY_RECORD);
 }
 
-/* --- RECORD and FINISH
- * --------------------------------------------------------------------------------------- */
+/* --- RECORD and FINISH --- */
 
 static void recorded(struct journal_entry *e, enum journal_end end)
 {
@@ -396,9 +390,7 @@ static enum next step_finish(struct delivery *d)
     return END;
 }
 
-/* --- the table
- * -----------------------------------------------------------------------------------------------
- */
+/* --- the table --- */
 
 static void run(struct delivery *d)
 {

@@ -60,9 +60,7 @@ struct subscriptions {
     struct counter *loads, *notifications, *lost_notifications;
 };
 
-/* --- tenants
- * -------------------------------------------------------------------------------------------------
- */
+/* --- tenants --- */
 
 static void lru_unlink(struct subscriptions *s, struct tenant *t)
 {
@@ -201,9 +199,7 @@ void subscriptions_abandon(struct subscriptions *s, const struct tracker *tracke
     }
 }
 
-/* --- loading
- * -------------------------------------------------------------------------------------------------
- */
+/* --- loading --- */
 
 struct load {
     struct subscriptions *s;
@@ -386,9 +382,7 @@ void subscriptions_after_turn(struct subscriptions *s)
     }
 }
 
-/* --- changes
- * -------------------------------------------------------------------------------------------------
- */
+/* --- changes --- */
 
 /* payload: "<webhook id> <version> <tenant id>" */
 static void on_notify(void *ctx, const char *channel, const char *payload)
@@ -481,9 +475,7 @@ static void on_down(void *ctx, const struct err *why)
     log_warn("subscriptions.connection_lost", F_ERR(why));
 }
 
-/* --- life
- * ----------------------------------------------------------------------------------------------------
- */
+/* --- life --- */
 
 static double tenants_cached(void *ctx)
 {

@@ -39,8 +39,7 @@ struct suspects {
     struct counter *looked_up, *skipped;
 };
 
-/* --- the window
- * ---------------------------------------------------------------------------------------------- */
+/* --- the window --- */
 
 void suspects_assigned(struct suspects *s, struct tracker *const *trackers, size_t n)
 {
@@ -54,14 +53,15 @@ void suspects_assigned(struct suspects *s, struct tracker *const *trackers, size
         }
         s->windows[p] = (struct window){.epoch = tracker_epoch(trackers[i])};
     }
-    s->ask = n > 0;
+    s->ask = s->ask || n > 0;
 }
 
 bool suspects_covers(const struct suspects *s, const struct tracker *t, int64_t offset)
 {
     const size_t p = (size_t)tracker_partition(t);
-    CHECK(p < s->windows_n && s->windows[p].epoch == tracker_epoch(t));
-    return !s->windows[p].known || offset <= s->windows[p].high;
+    CHECK(p < s->windows_n);
+    const struct window *w = &s->windows[p];
+    return !w->known || w->epoch != tracker_epoch(t) || offset <= w->high;
 }
 
 static void told(void *ctx, const struct pg_reply *reply)
@@ -107,9 +107,7 @@ static void ask_progress(struct suspects *s)
     s->ask = !s->asking;
 }
 
-/* --- look-ups
- * ------------------------------------------------------------------------------------------------
- */
+/* --- look-ups --- */
 
 void suspects_add(struct suspects *s, struct delivery *d)
 {

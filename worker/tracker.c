@@ -53,6 +53,11 @@ uint64_t tracker_epoch(const struct tracker *t)
     return t->epoch;
 }
 
+int64_t tracker_last_opened(const struct tracker *t)
+{
+    return t->last_opened;
+}
+
 static struct slot *slot_at(const struct tracker *t, uint64_t slot)
 {
     return &t->ring[slot & t->mask];

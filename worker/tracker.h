@@ -23,6 +23,8 @@ uint64_t tracker_epoch(const struct tracker *t);
 
 /* Opens a slot for the message at `offset` (greater than all before; CHECKed). */
 uint64_t tracker_open(struct tracker *t, int64_t offset, int64_t now_mono_us);
+/* Highest offset opened so far, -1 when none. */
+int64_t tracker_last_opened(const struct tracker *t);
 /* Closes it; exactly once per slot (CHECKed). May free a retired tracker. */
 void tracker_done(struct tracker *t, uint64_t slot);
 /* The slot's event is gone without being settled: the slot stays open for ever. May free a retired

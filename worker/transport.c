@@ -1,8 +1,10 @@
-/* Owns transports and transfers: the pool of libcurl handles, the queue of requests to start, the turn's end where transfers start and
- * finish. Decides no outcome and retries nothing (libcurl does, see transport_easy.c). Called by delivery.c and by main's turn.
+/* Owns transports and transfers: the pool of libcurl handles, the queue of requests to start, the
+ * turn's end where transfers start and finish. Decides no outcome and retries nothing (libcurl
+ * does, see transport_easy.c). Called by delivery.c and by main's turn.
  *
- * Nothing happens inside transport_send() but copying: starts and callbacks happen in transport_after_turn(), or, when the
- * owner does not call it, in the next turn (`kick`). So a callback may send and cancel as it likes. */
+ * Nothing happens inside transport_send() but copying: starts and callbacks happen in
+ * transport_after_turn(), or, when the owner does not call it, in the next turn (`kick`). So a
+ * callback may send and cancel as it likes. */
 #include "transport.h"
 
 #include <stdlib.h>
@@ -71,7 +73,8 @@ static struct transfer *transfer_take(struct transport *t)
     return x;
 }
 
-/* The last tenant's request is out of libcurl before the handle goes to the pool; the answer's buffers are cut to length 0. */
+/* The last tenant's request is out of libcurl before the handle goes to the pool; the answer's
+ * buffers are cut to length 0. */
 static void transfer_give_back(struct transfer *x)
 {
     struct transport *t = x->t;
@@ -103,15 +106,13 @@ static void transfer_end(struct transfer *x)
     x->state = TRANSFER_ENDED;
 }
 
-static void finish(struct transfer *x, CURLcode code)
+/* Of a transfer that is out of its list and of libcurl. */
+static void report(struct transfer *x, CURLcode code)
 {
     struct transport_result result;
     answer_judge(x, code, &result);
     x->t->stats.denied += x->denied != NULL;
-    transport_fn *fn = x->fn;
-    void *ctx = x->ctx;
-    transfer_end(x);
-    fn(ctx, &result);
+    x->fn(x->ctx, &result);
     transfer_give_back(x);
 }
 
@@ -125,7 +126,7 @@ struct transfer *transport_send(struct transport *t, const struct transport_requ
     answer_reset(x);
     x->denied = NULL;
     x->socket_errno = 0;
-    x->unpinned = false;
+    x->unpinned = x->tls_started = false;
     x->sends = 0;
     x->peer[0] = x->error[0] = '\0';
     x->fn = fn;
@@ -158,14 +159,15 @@ static void start_queued(struct transport *t)
 {
     for (unsigned n = 0; n < TRANSPORT_STARTS_A_TURN && !TAILQ_EMPTY(&t->queued); n++) {
         struct transfer *x = TAILQ_FIRST(&t->queued);
+        TAILQ_REMOVE(&t->queued, x, link);
         if (x->refused == NULL && !shard_add(x->shard, x)) {
             x->refused = "libcurl has no memory";
         }
         if (x->refused != NULL) {
-            finish(x, CURLE_OK);
+            x->state = TRANSFER_ENDED;
+            report(x, CURLE_OK);
             continue;
         }
-        TAILQ_REMOVE(&t->queued, x, link);
         TAILQ_INSERT_TAIL(&t->running, x, link);
         x->state = TRANSFER_RUNNING;
         x->shard->to_start = true;
@@ -194,7 +196,8 @@ static void finish_ended(struct transport *t)
         CURLcode code = CURLE_OK;
         struct transfer *x;
         while ((x = shard_next_ended(s, &code)) != NULL) {
-            finish(x, code);
+            transfer_end(x);
+            report(x, code);
         }
     }
 }
@@ -255,11 +258,14 @@ struct transport *transport_new(struct event_base *base, const struct transport_
     return t;
 }
 
-static void free_list(struct transfer_list *list)
+static void drop_all(struct transfer_list *list)
 {
     struct transfer *x;
     while ((x = TAILQ_FIRST(list)) != NULL) {
         TAILQ_REMOVE(list, x, link);
+        if (x->state == TRANSFER_RUNNING) {
+            shard_remove(x->shard, x);
+        }
         transfer_free(x);
     }
 }
@@ -270,13 +276,9 @@ void transport_free(struct transport *t)
         return;
     }
     CHECK_MAGIC(t, TRANSPORT_MAGIC);
-    while (!TAILQ_EMPTY(&t->running)) {
-        transport_cancel(TAILQ_FIRST(&t->running));
-    }
-    while (!TAILQ_EMPTY(&t->queued)) {
-        transport_cancel(TAILQ_FIRST(&t->queued));
-    }
-    free_list(&t->idle);
+    drop_all(&t->running);
+    drop_all(&t->queued);
+    drop_all(&t->idle);
     for (unsigned i = 0; i < t->n_shards; i++) {
         shard_done(&t->shards[i]);
     }

@@ -1,6 +1,7 @@
-/* The answer: what is read and kept of it, and the verdict (fault and text) on a finished transfer. Pure bookkeeping on struct
- * transfer: opens nothing, frees nothing. The callbacks are libcurl's, answer_judge is transport.c's.
- * The texts go to the customer: they name the address and what happened, never a header, a body or a URL. */
+/* The answer: what is read and kept of it, and the verdict (fault and text) on a finished transfer.
+ * Pure bookkeeping on struct transfer: opens nothing, frees nothing. The callbacks are libcurl's,
+ * answer_judge is transport.c's. The texts go to the customer: they name the address and what
+ * happened, never a header, a body or a URL. */
 #include "transport_internal.h"
 
 #include <ctype.h>
@@ -195,7 +196,6 @@ static enum transport_fault judge_connect(struct transfer *x, char out[LIMIT_ERR
 
 static enum transport_fault judge_timeout(struct transfer *x, char out[LIMIT_ERROR_TEXT])
 {
-    curl_off_t connected_us = 0;
     char peer[PEER_TEXT];
     char span[32];
     peer_text(x, peer);
@@ -206,8 +206,7 @@ static enum transport_fault judge_timeout(struct transfer *x, char out[LIMIT_ERR
         return TRANSPORT_TIMEOUT;
     }
     span_text(x->connect_ms, span);
-    CHECK(curl_easy_getinfo(x->easy, CURLINFO_CONNECT_TIME_T, &connected_us) == CURLE_OK);
-    if (connected_us > 0) {
+    if (x->tls_started) {
         (void)snprintf(out, LIMIT_ERROR_TEXT, "TLS handshake with %s not done within %s", peer,
                        span);
         return TRANSPORT_TIMEOUT;

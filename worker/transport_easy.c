@@ -1,10 +1,11 @@
-/* The request: libcurl's options, set once per handle; what changes, set for each transfer; and the gates where the address policy
- * sees every connection. Owns no memory; called by transport.c, and back by libcurl. Reasons: practices 5 and 6, measurements.
+/* The request: libcurl's options, set once per handle; what changes, set for each transfer; and the
+ * gates where the address policy sees every connection. Owns no memory; called by transport.c, and
+ * back by libcurl. Reasons: practices 5 and 6, measurements.
  *
- * Names never reach libcurl's resolver: the vetted address is pinned in its DNS cache before each transfer, and when the pin is
- * gone the resolver-start gate refuses. That cache is swept by the end of one transfer a second and shard, not by each (the
- * sweep walks all of it).
- * libcurl repeats a POST by itself, at most five times, when a kept connection dies before any byte of the answer:
+ * Names never reach libcurl's resolver: the vetted address is pinned in its DNS cache before each
+ * transfer, and when the pin is gone the resolver-start gate refuses. That cache is swept by the
+ * end of one transfer a second and shard, not by each (the sweep walks all of it). libcurl repeats
+ * a POST by itself, at most five times, when a kept connection dies before any byte of the answer:
  * each repetition passes the same gates; transfer.sends counts them. */
 #include "transport_internal.h"
 
@@ -55,6 +56,7 @@ static bool parse_address(const char *text, struct sockaddr_storage *ret)
 }
 
 /* Third gate: before each request, on new and kept connections alike. */
+// NOLINTNEXTLINE(readability-non-const-parameter): libcurl's signature
 static int on_before_request(void *ctx, char *peer, char *local, int peer_port, int local_port)
 {
     (void)local;
@@ -74,7 +76,8 @@ static int on_before_request(void *ctx, char *peer, char *local, int peer_port, 
     return CURL_PREREQFUNC_OK;
 }
 
-/* Called only when the name is not in libcurl's DNS cache; also for address literals, which need no look-up. */
+/* Called only when the name is not in libcurl's DNS cache; also for address literals, which need no
+ * look-up. */
 static int on_resolver_start(void *resolver, void *reserved, void *ctx)
 {
     (void)resolver;
@@ -86,6 +89,18 @@ static int on_resolver_start(void *resolver, void *reserved, void *ctx)
     }
     x->unpinned = true;
     return 1;
+}
+
+/* Called when TCP is connected and TLS begins: what a timeout then says (CURLINFO_CONNECT_TIME
+ * includes TLS in 7.88). */
+static CURLcode on_tls_start(CURL *easy, void *ssl_ctx, void *ctx)
+{
+    (void)easy;
+    (void)ssl_ctx;
+    struct transfer *x = ctx;
+    CHECK_MAGIC(x, TRANSFER_MAGIC);
+    x->tls_started = true;
+    return CURLE_OK;
 }
 
 static void set(bool *ok, CURLcode code)
@@ -119,7 +134,8 @@ static void set_tls(CURL *e, const struct transport *t, bool *ok)
     set(ok, curl_easy_setopt(e, CURLOPT_CAPATH,
                              NULL)); /* or the CA file is parsed for each handshake */
     set(ok, curl_easy_setopt(e, CURLOPT_CA_CACHE_TIMEOUT, 24L * 3600));
-    /* libcurl keeps sessions per handle, and our handles are shared by all hosts: no hits, much memory. */
+    /* libcurl keeps sessions per handle, and our handles are shared by all hosts: no hits, much
+     * memory. */
     set(ok, curl_easy_setopt(e, CURLOPT_SSL_SESSIONID_CACHE, 0L));
 }
 
@@ -137,11 +153,14 @@ static void set_callbacks(CURL *e, struct transfer *x, bool *ok)
     set(ok, curl_easy_setopt(e, CURLOPT_CLOSESOCKETDATA, x->t)); /* outlives the transfer */
     set(ok, curl_easy_setopt(e, CURLOPT_PREREQFUNCTION, on_before_request));
     set(ok, curl_easy_setopt(e, CURLOPT_PREREQDATA, x));
+    set(ok, curl_easy_setopt(e, CURLOPT_SSL_CTX_FUNCTION, on_tls_start));
+    set(ok, curl_easy_setopt(e, CURLOPT_SSL_CTX_DATA, x));
     set(ok, curl_easy_setopt(e, CURLOPT_RESOLVER_START_FUNCTION, on_resolver_start));
     set(ok, curl_easy_setopt(e, CURLOPT_RESOLVER_START_DATA, x));
 }
 
-/* Copies a line behind the others; NULL when it has a line break (it would forge a header) or there is no room. */
+/* Copies a line behind the others; NULL when it has a line break (it would forge a header) or there
+ * is no room. */
 static char *add_line(struct transfer *x, size_t *used, const char *line)
 {
     const size_t len = strcspn(line, "\r\n");
@@ -192,8 +211,9 @@ static bool set_headers(struct transfer *x, const struct transport_request *req)
     return curl_easy_setopt(x->easy, CURLOPT_HTTPHEADER, x->nodes) == CURLE_OK;
 }
 
-/* First gate's result: the one address that the caller vetted. The `+` form is keyed by host, so that connections are kept by name
- * (measurements), and it replaces what an earlier transfer pinned. */
+/* First gate's result: the one address that the caller vetted. The `+` form is keyed by host, so
+ * that connections are kept by name (measurements), and it replaces what an earlier transfer
+ * pinned. */
 static bool set_pin(struct transfer *x, const struct transport_request *req)
 {
     const struct endpoint *e = req->endpoint;

@@ -40,7 +40,8 @@ struct shard {
     STAILQ_ENTRY(shard) touched_link;
 };
 
-/* One descriptor of libcurl's. Kept registered while its connection idles, which spares two epoll_ctl per request. */
+/* One descriptor of libcurl's. Kept registered while its connection idles, which spares two
+ * epoll_ctl per request. */
 struct watch {
     unsigned magic;
     int fd;
@@ -71,7 +72,8 @@ struct transfer {
     const char *denied;  /* the policy's reason                              */
     int socket_errno;    /* socket() failed with this                        */
     bool unpinned;       /* libcurl wanted to resolve by itself: refused     */
-    unsigned sends;      /* > 1: libcurl repeated it on a new connection     */
+    bool tls_started;
+    unsigned sends; /* > 1: libcurl repeated it on a new connection     */
     char peer[NETGUARD_TEXT];
 
     /* the answer */
@@ -125,11 +127,9 @@ void shard_run(struct shard *s);               /* lets libcurl start what was ad
 void shard_remove(struct shard *s, struct transfer *x);
 struct transfer *shard_next_ended(struct shard *s,
                                   CURLcode *ret_code); /* NULL when there is none           */
-void transport_share_connections(
-    struct transport *t); /* sets each shard's maximum                      */
+void transport_share_connections(struct transport *t); /* sets each shard's maximum */
 void transport_watch_free(struct transport *t);
-int transport_close_socket(void *ctx,
-                           curl_socket_t fd); /* CURLOPT_CLOSESOCKETFUNCTION                    */
+int transport_close_socket(void *ctx, curl_socket_t fd); /* CURLOPT_CLOSESOCKETFUNCTION */
 
 /* transport.c */
 void transport_touch(struct transport *t, struct shard *s);

@@ -1,10 +1,12 @@
-/* libcurl's multi_socket interface on libevent. Owns the shards' timers and the registration of every descriptor of libcurl;
- * knows nothing of requests and answers. Called by transport.c, by the loop, and back by libcurl.
+/* libcurl's multi_socket interface on libevent. Owns the shards' timers and the registration of
+ * every descriptor of libcurl; knows nothing of requests and answers. Called by transport.c, by the
+ * loop, and back by libcurl.
  *
- * Registration is lazy: libcurl drops a descriptor after each answer and takes it again for the next request on the same
- * connection. We keep it registered for reading meanwhile and remove it only when the peer speaks or closes, or when libcurl
- * closes it. libcurl never closes a socket behind our back: CLOSESOCKETFUNCTION is part of each connection.
- * The timer is lazy too: it is armed at the earliest time ever asked for, and re-armed when it fires too early. */
+ * Registration is lazy: libcurl drops a descriptor after each answer and takes it again for the
+ * next request on the same connection. We keep it registered for reading meanwhile and remove it
+ * only when the peer speaks or closes, or when libcurl closes it. libcurl never closes a socket
+ * behind our back: CLOSESOCKETFUNCTION is part of each connection. The timer is lazy too: it is
+ * armed at the earliest time ever asked for, and re-armed when it fires too early. */
 #include "transport_internal.h"
 
 #include <stdlib.h>
@@ -91,7 +93,7 @@ static struct watch *watch_get(struct transport *t, int fd)
     const size_t i = (size_t)fd;
     if (i >= t->n_watches) {
         const size_t n = (i | 255) + 1;
-        t->watches = mem_grow(t->watches, n, sizeof(*t->watches));
+        t->watches = mem_grow(t->watches, n, sizeof(void *));
         while (t->n_watches < n) {
             t->watches[t->n_watches++] = NULL;
         }
@@ -157,8 +159,8 @@ int transport_close_socket(void *ctx, curl_socket_t fd)
     return close(fd);
 }
 
-/* libcurl closes the longest idle connection of a shard when a finished one comes back above this maximum. While there is room a
- * busy shard may use what the others do not. */
+/* libcurl closes the longest idle connection of a shard when a finished one comes back above this
+ * maximum. While there is room a busy shard may use what the others do not. */
 void transport_share_connections(struct transport *t)
 {
     const unsigned share = (t->connections_max + t->n_shards - 1) / t->n_shards;

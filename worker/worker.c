@@ -58,8 +58,7 @@ struct worker {
     int64_t stop_by_mono_us;
 };
 
-/* --- the data path, wire by wire
- * ----------------------------------------------------------------------------- */
+/* --- the data path, wire by wire --- */
 
 /* consumer -> intake */
 static void on_message(void *ctx, struct tracker *t, uint64_t slot, const rd_kafka_message_t *m)
@@ -153,9 +152,7 @@ static void on_fatal(void *ctx, const char *text)
     w->fatal = true;
 }
 
-/* --- flow
- * ----------------------------------------------------------------------------------------------------
- */
+/* --- flow --- */
 
 /* Every maximum slows intake down; none drops anything (ARCHITECTURE 2, "Memory is bounded"). */
 static bool intake_may_go_on(const struct worker *w)
@@ -183,8 +180,7 @@ static void after_turn(struct worker *w)
     log_flush();
 }
 
-/* --- start and stop
- * ------------------------------------------------------------------------------------------ */
+/* --- start and stop --- */
 
 static void begin_stop(struct worker *w, const char *why)
 {
