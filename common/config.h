@@ -33,6 +33,8 @@ struct config {
 #undef SETTING
 };
 
+#define CONFIG_PROBLEMS_MAX ((size_t)1024 * 1024) /* for config_load's buffer */
+
 /* Reads envp (NULL-terminated "NAME=value" strings). Unknown NRW_* names, bad, out-of-range,
  * missing and doubly given (NAME and NAME_FILE) values are ALL collected in `problems`, one line
  * each; secret values never appear there. NAME_FILE works for SECRET kinds; a trailing newline of

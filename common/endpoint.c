@@ -15,7 +15,6 @@
 #include <curl/curl.h>
 
 #include "buf.h"
-#include "check.h"
 #include "mem.h"
 
 #define LABEL_MAX 63
@@ -40,14 +39,14 @@ struct shown {
     char text[SHOWN_MAX + sizeof("\\xff...")];
 };
 
-static struct shown show(const char *s, size_t len)
+static struct shown show(struct slice in)
 {
     static const char hex[] = "0123456789abcdef";
     struct shown out;
     size_t n = 0;
 
-    for (size_t i = 0; i < len; i++) {
-        unsigned char c = (unsigned char)s[i];
+    for (size_t i = 0; i < in.len; i++) {
+        unsigned char c = (unsigned char)in.s[i];
 
         if (n >= SHOWN_MAX) {
             memcpy(out.text + n, "...", 3);
@@ -69,7 +68,7 @@ static struct shown show(const char *s, size_t len)
 
 static struct shown show_str(const char *s)
 {
-    return show(s, strlen(s));
+    return show((struct slice){s, strlen(s)});
 }
 
 static bool is_digit(char c)
@@ -156,7 +155,7 @@ static bool cut_port(struct slice text, struct cut *c, struct err *err)
     }
     if (text.s[0] != ':') {
         return err_set(err, ERR_INVALID, "the URL has \"%s\" behind the address in brackets",
-                       show(text.s, text.len).text);
+                       show(text).text);
     }
     c->port = (struct slice){text.s + 1, text.len - 1};
     while (digits < c->port.len && is_digit(c->port.s[digits])) {
@@ -164,7 +163,7 @@ static bool cut_port(struct slice text, struct cut *c, struct err *err)
     }
     if (digits == 0 || digits < c->port.len || digits > 5) {
         return err_set(err, ERR_INVALID, "the port \"%s\" is not a number from 1 to 65535",
-                       show(c->port.s, c->port.len).text);
+                       show(c->port).text);
     }
     return true;
 }
@@ -183,14 +182,14 @@ static bool cut_authority(struct slice a, struct cut *c, struct err *err)
         return err_set(
             err, ERR_INVALID,
             "the host \"%s\" contains %%; percent-encoding and zones are not allowed there",
-            show(a.s, a.len).text);
+            show(a).text);
     }
     c->bracketed = a.len > 0 && a.s[0] == '[';
     if (c->bracketed) {
         end = memchr(a.s, ']', a.len);
         if (end == NULL) {
             return err_set(err, ERR_INVALID, "the host \"%s\" lacks its closing bracket",
-                           show(a.s, a.len).text);
+                           show(a).text);
         }
         c->host = (struct slice){a.s + 1, (size_t)(end - a.s) - 1};
         end++;
@@ -284,16 +283,14 @@ static bool parts_parse(const char *url, size_t len, const struct cut *c, struct
     rc = p->handle == NULL ? CURLUE_OUT_OF_MEMORY
                            : curl_url_set(p->handle, CURLUPART_URL, copy, CURLU_DISALLOW_USER);
     free(copy);
-    if (rc != CURLUE_OK) {
-        return err_set(err, ERR_INVALID, "the URL with host \"%s\" is not valid: %s",
-                       show(c->host.s, c->host.len).text, curl_url_strerror(rc));
-    }
-    rc = get_ascii_host(p, idn);
-    if (rc != CURLUE_OK && idn) {
-        return err_set(
-            err, ERR_INVALID,
-            "the host \"%s\" is not a valid international name; write it in its xn-- form",
-            show(c->host.s, c->host.len).text);
+    if (rc == CURLUE_OK) {
+        rc = get_ascii_host(p, idn);
+        if (rc != CURLUE_OK && idn) {
+            return err_set(
+                err, ERR_INVALID,
+                "the host \"%s\" is not a valid international name; write it in its xn-- form",
+                show(c->host).text);
+        }
     }
     if (rc == CURLUE_OK) {
         rc = curl_url_get(p->handle, CURLUPART_PATH, &p->path, 0);
@@ -303,7 +300,7 @@ static bool parts_parse(const char *url, size_t len, const struct cut *c, struct
     }
     if (rc != CURLUE_OK) {
         return err_set(err, ERR_INVALID, "the URL with host \"%s\" is not valid: %s",
-                       show(c->host.s, c->host.len).text, curl_url_strerror(rc));
+                       show(c->host).text, curl_url_strerror(rc));
     }
     return true;
 }
@@ -496,7 +493,7 @@ static bool vet_address(struct endpoint *e, const struct cut *c, const struct ne
     }
     return err_set(err, ERR_DENIED,
                    "the host \"%s\" is the address %s, which webhooks may not reach (%s)",
-                   show(c->host.s, c->host.len).text, e->host, reason);
+                   show(c->host).text, e->host, reason);
 }
 
 /* found: libcurl's host, changed in place. Sets host, is_address, address. */
@@ -515,7 +512,7 @@ static bool judge_host(char *found, const struct cut *c, const struct netguard *
     if (c->bracketed) {
         if (len < 2 || found[0] != '[' || found[len - 1] != ']') {
             return err_set(err, ERR_INVALID, "the host \"%s\" is not a valid IPv6 address",
-                           show(found, len).text);
+                           show_str(found).text);
         }
         found[len - 1] = '\0';
         return set_ipv6(e, found + 1, err) && vet_address(e, c, guard, err);
@@ -527,7 +524,7 @@ static bool judge_host(char *found, const struct cut *c, const struct netguard *
     if (parse_ipv4(found, &v4)) {
         if (dot) {
             return err_set(err, ERR_INVALID, "the address \"%s\" ends in a dot; remove it",
-                           show(c->host.s, c->host.len).text);
+                           show(c->host).text);
         }
         set_ipv4(e, v4);
         return vet_address(e, c, guard, err);
@@ -543,10 +540,8 @@ static bool judge_host(char *found, const struct cut *c, const struct netguard *
 
 static bool set_port(const char *text, struct endpoint *e, struct err *err)
 {
-    unsigned long port;
+    unsigned long port = text != NULL ? strtoul(text, NULL, 10) : 0; /* digits, from libcurl */
 
-    CHECK(text != NULL);
-    port = strtoul(text, NULL, 10); /* at most 5 digits, from libcurl */
     if (port == 0 || port > UINT16_MAX || (port < 1024 && port != 80 && port != 443)) {
         return err_set(err, ERR_DENIED,
                        "the port %lu is not allowed; use 443, 80 or one from 1024 to 65535", port);

@@ -3,19 +3,18 @@
 #ifndef NRW_LIMITS_H
 #define NRW_LIMITS_H
 
-#define LIMIT_EVENT_BYTES           (256u * 1024) /* P2: an envelope, exactly this is accepted    */
-#define LIMIT_JSON_DEPTH            2048          /* jansson's JSON_PARSER_MAX_DEPTH              */
-#define LIMIT_EVENT_TYPE            128           /* characters of an event name                  */
-#define LIMIT_URL                   2048          /* P5                                           */
-#define LIMIT_HOST                  253           /* RFC 1035                                     */
-#define LIMIT_SECRET                256           /* issue 4: 16-256 bytes; read side takes 1-256 */
-#define LIMIT_ATTEMPTS              5             /* P4                                           */
-#define LIMIT_RESPONSE_KEPT         (4u * 1024)   /* P3, R46: of the body, in the log             */
-#define LIMIT_RESPONSE_READ         (64u * 1024)  /* P3, R46                                      */
-#define LIMIT_RESPONSE_HEADERS      (32u * 1024)  /* R46: read                                    */
-#define LIMIT_RESPONSE_HEADERS_KEPT (2u * 1024)
-#define LIMIT_ERROR_TEXT            240 /* of an attempt, in the log                    */
+#define LIMIT_EVENT_BYTES           262144u /* 256 KiB; P2: an envelope, exactly this is accepted    */
+#define LIMIT_JSON_DEPTH            2048    /* jansson's JSON_PARSER_MAX_DEPTH              */
+#define LIMIT_EVENT_TYPE            128     /* characters of an event name                  */
+#define LIMIT_URL                   2048    /* P5                                           */
+#define LIMIT_HOST                  253     /* RFC 1035                                     */
+#define LIMIT_SECRET                256     /* the API takes 16-256 bytes, the worker reads 1-256 */
+#define LIMIT_ATTEMPTS              5       /* P4                                           */
+#define LIMIT_RESPONSE_KEPT         4096u  /* 4 KiB; P3, R46: of the body, in the log             */
+#define LIMIT_RESPONSE_READ         65536u /* 64 KiB; P3, R46                                      */
+#define LIMIT_RESPONSE_HEADERS      32768u /* 32 KiB; R46: read                                    */
+#define LIMIT_RESPONSE_HEADERS_KEPT 2048u  /* 2 KiB */
+#define LIMIT_ERROR_TEXT            240    /* of an attempt, in the log                    */
 #define LIMIT_ADDRESSES             256 /* of one DNS answer: all are handed on to be vetted; more fail it */
-#define LIMIT_TENANT_WEBHOOKS       1000 /* rows of one tenant that a worker loads       */
 
 #endif

@@ -240,7 +240,6 @@ static void judge(struct question *q, bool last)
     } else if (!blame(q, last) && q->state != QUESTION_UNDECIDED) {
         q->state = QUESTION_UNDECIDED;
         r->n_undecided++;
-        r->probe_wanted = true;
     }
 }
 
@@ -382,11 +381,11 @@ static void after_cares(void *ctx)
     struct question *q;
 
     settle_undecided(r, false);
-    if (r->probe_wanted && !r->probe_open && r->n_undecided + r->n_asked > 0) {
+    if ((r->probe_wanted || r->n_undecided > 0) && !r->probe_open) {
         r->probe_open = true;
         ares_query(dnschannel_ares(r->channel), ".", ns_c_in, ns_t_ns, on_probe, r);
     }
-    r->probe_wanted = r->n_undecided > 0;
+    r->probe_wanted = false;
     while (r->n_asked < ASKED_MAX && r->n_young < YOUNG_MAX &&
            (q = TAILQ_FIRST(&r->waiting)) != NULL) {
         TAILQ_REMOVE(&r->waiting, q, queue);

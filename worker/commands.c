@@ -30,12 +30,10 @@ static const char usage[] =
     "\n"
     "Exit codes: 0 stopped as asked, 1 could not start or go on, 2 bad configuration or use.\n";
 
-extern char **environ;
-
 static bool load_config(struct config *cfg)
 {
     struct buf problems;
-    buf_init(&problems, 1024 * 1024);
+    buf_init(&problems, CONFIG_PROBLEMS_MAX);
     const bool ok = config_load(cfg, environ, &problems);
     if (!ok) {
         (void)fputs(buf_cstr(&problems), stderr);

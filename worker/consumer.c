@@ -95,7 +95,7 @@ static void on_assign(struct consumer *c, const rd_kafka_topic_partition_list_t 
     assignment_resume(c->assignment,
                       c->rk); /* all start unpaused; the flow rule pauses again if need be */
     assignment_new_epoch(c->assignment);
-    struct tracker **fresh = mem_zero((size_t)list->cnt + 1, sizeof(*fresh));
+    struct tracker **fresh = mem_zero((size_t)list->cnt + 1, sizeof(struct tracker *));
     for (int i = 0; i < list->cnt; i++) {
         fresh[i] = assignment_add(c->assignment, list->elems[i].partition);
     }

@@ -46,6 +46,18 @@ struct deadletter {
     struct counter *failed;
 };
 
+static void failed(struct deadletter *d, const struct letter *x, const char *why)
+{
+    d->failed->value++;
+    log_error("deadletter.failed", F_INT("partition", x->l.partition), F_INT("offset", x->l.offset),
+              F_STR("error", why));
+}
+
+#define HEADER(n, v)                                                                               \
+    {                                                                                              \
+        .vtype = RD_KAFKA_VTYPE_HEADER, .u.header = {(n), (v), -1 }                                \
+    }
+
 /* Asynchronous; a failure here or in the report leads to another try at the next tick. */
 static void produce(struct deadletter *d, struct letter *x)
 {
@@ -53,27 +65,40 @@ static void produce(struct deadletter *d, struct letter *x)
     char offset[24];
     (void)snprintf(partition, sizeof(partition), "%" PRId32, x->l.partition);
     (void)snprintf(offset, sizeof(offset), "%" PRId64, x->l.offset);
-    x->waiting = false;
-    const rd_kafka_resp_err_t e = rd_kafka_producev(
-        d->rk, RD_KAFKA_V_TOPIC(d->topic), RD_KAFKA_V_KEY(x->l.key, x->l.key_len),
-        /* no copy: the letter outlives the report */
-        RD_KAFKA_V_VALUE((void *)(uintptr_t)x->l.value, x->l.value_len),
-        RD_KAFKA_V_TIMESTAMP(x->l.timestamp_ms), RD_KAFKA_V_HEADER("reason", x->l.reason, -1),
-        RD_KAFKA_V_HEADER("error", x->detail, -1), RD_KAFKA_V_HEADER("topic", x->l.topic, -1),
-        RD_KAFKA_V_HEADER("partition", partition, -1), RD_KAFKA_V_HEADER("offset", offset, -1),
-        RD_KAFKA_V_OPAQUE(x), RD_KAFKA_V_END);
-    if (e != RD_KAFKA_RESP_ERR_NO_ERROR) {
-        d->failed->value++;
-        x->waiting = true;
-        log_error("deadletter.failed", F_INT("partition", x->l.partition),
-                  F_INT("offset", x->l.offset), F_STR("error", rd_kafka_err2str(e)));
+    /* librdkafka does not write to it, and does not copy: the letter outlives the report */
+    void *value = (void *)(uintptr_t)x->l.value;
+    const rd_kafka_vu_t parts[] = {
+        {.vtype = RD_KAFKA_VTYPE_TOPIC, .u.cstr = d->topic},
+        {.vtype = RD_KAFKA_VTYPE_KEY, .u.mem = {(void *)(uintptr_t)x->l.key, x->l.key_len}},
+        {.vtype = RD_KAFKA_VTYPE_VALUE, .u.mem = {value, x->l.value_len}},
+        {.vtype = RD_KAFKA_VTYPE_TIMESTAMP, .u.i64 = x->l.timestamp_ms},
+        {.vtype = RD_KAFKA_VTYPE_OPAQUE, .u.ptr = x},
+        HEADER("reason", x->l.reason),
+        HEADER("error", x->detail),
+        HEADER("topic", x->l.topic),
+        HEADER("partition", partition),
+        HEADER("offset", offset),
+    };
+    rd_kafka_error_t *e = rd_kafka_produceva(d->rk, parts, sizeof(parts) / sizeof(*parts));
+    x->waiting = e != NULL;
+    if (e != NULL) {
+        failed(d, x, rd_kafka_error_string(e));
+        rd_kafka_error_destroy(e);
     }
 }
 
 static void unlink_letter(struct deadletter *d, struct letter *x)
 {
-    *(x->prev != NULL ? &x->prev->next : &d->first) = x->next;
-    *(x->next != NULL ? &x->next->prev : &d->last) = x->prev;
+    if (x->prev != NULL) {
+        x->prev->next = x->next;
+    } else {
+        d->first = x->next;
+    }
+    if (x->next != NULL) {
+        x->next->prev = x->prev;
+    } else {
+        d->last = x->prev;
+    }
     d->n--;
     d->bytes -= x->l.key_len + x->l.value_len;
     x->magic = 0;
@@ -85,10 +110,8 @@ static void on_report(struct deadletter *d, const rd_kafka_message_t *m)
     struct letter *x = m->_private;
     CHECK_MAGIC(x, LETTER_MAGIC);
     if (m->err != RD_KAFKA_RESP_ERR_NO_ERROR) {
-        d->failed->value++;
         x->waiting = true;
-        log_error("deadletter.failed", F_INT("partition", x->l.partition),
-                  F_INT("offset", x->l.offset), F_STR("error", rd_kafka_message_errstr(m)));
+        failed(d, x, rd_kafka_message_errstr(m));
         return;
     }
     d->sent->value++;
@@ -250,8 +273,10 @@ void deadletter_free(struct deadletter *d)
         rd_kafka_destroy(d->rk); /* joins librdkafka's threads: nothing reads a letter afterwards */
         d->rk = NULL;
     }
-    while (d->first != NULL) {
-        unlink_letter(d, d->first);
+    for (struct letter *x = d->first; x != NULL;) {
+        struct letter *next = x->next;
+        free(x);
+        x = next;
     }
     close(d->wake_fd);
     free(d->topic);

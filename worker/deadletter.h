@@ -17,7 +17,7 @@ struct deadletter;
 
 /* Outstanding letters and bytes; above either intake stops. */
 #define DEADLETTER_MAX       1000
-#define DEADLETTER_BYTES_MAX (64u * 1024 * 1024)
+#define DEADLETTER_BYTES_MAX ((size_t)64 * 1024 * 1024)
 
 struct deadletter_letter {
     const char *reason; /* a literal: header `reason`, metric label   */

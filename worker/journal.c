@@ -17,7 +17,7 @@
 #include "pg.h"
 
 #define JOURNAL_MAGIC   0x4a4f5552u
-#define BATCH_BYTES_MAX (8u * 1024 * 1024) /* payload and kept bytes in one transaction       */
+#define BATCH_BYTES_MAX ((size_t)8 * 1024 * 1024) /* payload and kept bytes in one transaction       */
 #define STALL_MS        30000
 #define RETRY_AFTER_US  1000000 /* after an error that is not the data's            */
 

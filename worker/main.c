@@ -10,8 +10,6 @@
 #include "log.h"
 #include "worker.h"
 
-extern char **environ;
-
 int main(int argc, char **argv)
 {
     int code = 0;
@@ -20,7 +18,7 @@ int main(int argc, char **argv)
     }
     struct config cfg;
     struct buf problems;
-    buf_init(&problems, 1024 * 1024);
+    buf_init(&problems, CONFIG_PROBLEMS_MAX);
     if (!config_load(&cfg, environ, &problems)) {
         (void)fputs(buf_cstr(&problems), stderr);
         buf_done(&problems);

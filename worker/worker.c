@@ -404,25 +404,26 @@ static bool stopped(const struct worker *w)
            journal_waiting(w->journal) == 0;
 }
 
-static int run_loop(struct worker *w)
+/* Late requests, or a store that is away: what is open stays unsettled and is consumed again.
+ * Half-sent objects are not worth taking apart. */
+static _Noreturn void exit_undrained(const struct worker *w)
+{
+    log_warn("worker.exit", F_STR("why", "the drain deadline has passed"),
+             F_INT("deliveries", deliveries_open(w->deliveries)));
+    log_flush_blocking(1000000);
+    _exit(0);
+}
+
+static void run_loop(struct worker *w)
 {
     while (!stopped(w) && !w->fatal) {
-        if (event_base_loop(w->base, EVLOOP_ONCE) == -1) {
-            log_error("worker.fatal", F_STR("error", "the event loop failed"));
-            return 1;
-        }
+        CHECK(event_base_loop(w->base, EVLOOP_ONCE) != -1);
         watchdog_turn(w->watchdog);
         after_turn(w);
         if (w->stopping && clock_mono_us() > w->stop_by_mono_us) {
-            /* Late requests or a store that is away: what is open stays unsettled and is consumed
-             * again. Half-sent objects are not worth taking apart. */
-            log_warn("worker.exit", F_STR("why", "the drain deadline has passed"),
-                     F_INT("deliveries", deliveries_open(w->deliveries)));
-            log_flush_blocking(1000000);
-            _exit(w->fatal ? 1 : 0);
+            exit_undrained(w);
         }
     }
-    return w->fatal ? 1 : 0;
 }
 
 int worker_run(const struct config *cfg)
@@ -445,13 +446,13 @@ int worker_run(const struct config *cfg)
     log_info("worker.started", F_STR("version", NRW_VERSION), F_STR("topic", cfg->topic),
              F_STR("group", cfg->group), F_INT("admin_port", admin_port(w.admin)),
              F_INT("pid", getpid()));
-    const int code = run_loop(&w);
+    run_loop(&w);
     if (w.fatal) { /* objects may be in any state: Kafka says that it is over */
         log_flush_blocking(1000000);
         _exit(1);
     }
-    log_info("worker.exit", F_STR("why", "stopped"), F_INT("code", code));
+    log_info("worker.exit", F_STR("why", "stopped"), F_INT("code", 0));
     close_all(&w);
     log_flush_blocking(1000000);
-    return code;
+    return 0;
 }
