@@ -20,7 +20,7 @@ struct property {
 static const struct property consumer_defaults[] = {
     {"client.id", "netrecon-webhooks-worker"},
     {"auto.commit.interval.ms", "1000"},
-    {"session.timeout.ms", "30000"},
+    {"session.timeout.ms", "10000"},
     {"max.poll.interval.ms", "300000"},
     {"queued.min.messages", "20000"},
     {"queued.max.messages.kbytes", "16384"},
