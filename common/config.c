@@ -1,7 +1,7 @@
-/* Settings of a program: config.def becomes a table, the environment fills a struct from it, and the same
- * table prints --print-config and the README's reference. Every problem is collected before any is reported,
- * so that an operator repairs a file once. Does not judge what a text means (brokers, networks, URLs): its user
- * does. Called by main() at boot only, therefore reading a secret's file may block. */
+/* Settings of a program: config.def becomes a table, the environment fills a struct from it, and
+ * the same table prints --print-config and the README's reference. Every problem is collected
+ * before any is reported, so that an operator repairs a file once. Does not judge what a text means
+ * (brokers, networks, URLs): its user does. Called by main() at boot: reading a file may block. */
 #include "config.h"
 
 #include <ctype.h>
@@ -106,7 +106,7 @@ static void *row_at(struct config *cfg, const struct row *row)
     return (char *)cfg + row->offset;
 }
 
-/* --- values in ------------------------------------------------------------------------------------------ */
+/* --- values in -------------------------------------------------------------------------- */
 
 /* Whole decimal number and one of the suffixes, nothing else; false also when it does not fit. */
 static bool parse_scaled(const char *text, size_t len, const struct suffix *suffixes, int64_t *ret)
@@ -188,8 +188,8 @@ static bool parse_level(const char *text, enum log_level *ret)
     return false;
 }
 
-/* A key ring may stand on several lines; in other texts a control character is an accident, and would let a
- * value forge lines of --print-config. */
+/* A key ring may stand on several lines; in other texts a control character is an accident, and
+ * would let a value forge lines of --print-config. */
 static bool parse_text(const struct row *row, const char *text, char **ret)
 {
     for (const char *p = text; *p != '\0'; p++) {
@@ -230,7 +230,7 @@ static bool parse_value(struct config *cfg, const struct row *row, const char *t
     return false;
 }
 
-/* --- values out ----------------------------------------------------------------------------------------- */
+/* --- values out ------------------------------------------------------------------------- */
 
 /* The shortest exact form: 120000 ms is "2m", 90000 ms is "90s". */
 static void format_scaled(int64_t value, const struct suffix *s, char *out, size_t size)
@@ -321,7 +321,7 @@ static void add_range(const struct row *row, struct buf *out)
     buf_add_fmt(out, "%s%s to %s", row->kind == KIND_DELAYS ? "each " : "", lo, hi);
 }
 
-/* --- problems ------------------------------------------------------------------------------------------- */
+/* --- problems --------------------------------------------------------------------------- */
 
 /* One problem is one line, whatever bytes somebody put into a variable. */
 static void add_shown(struct buf *out, const char *text, size_t len)
@@ -340,12 +340,11 @@ static void report_bad_value(const struct row *row, const char *value, struct bu
 {
     char name[NAME_SIZE];
     row_name(row, name);
-    buf_add_fmt(problems, "%s: ", name);
     if (is_text(row)) {
-        buf_add_str(problems, "contains a control character\n");
+        buf_add_fmt(problems, "%s: contains a control character\n", name);
         return;
     }
-    buf_add_str(problems, "\"");
+    buf_add_fmt(problems, "%s: \"", name);
     add_shown(problems, value, strlen(value));
     if (!has_range(row)) {
         buf_add_fmt(problems, "\" is not a %s\n", noun_of(row));
@@ -415,9 +414,10 @@ static void report_unknown(const char *name, size_t len, struct buf *problems)
     buf_add_fmt(problems, nearest[0] == '\0' ? "%s\n" : "; did you mean %s?\n", nearest);
 }
 
-/* --- the environment ------------------------------------------------------------------------------------ */
+/* --- the environment -------------------------------------------------------------------- */
 
-/* Sorts one "NAME=value" into `given`. An empty value counts as not given: deployment templates write them. */
+/* Sorts one "NAME=value" into `given`. An empty value counts as not given: deployment templates
+ * write them. */
 static void sort_entry(const char *entry, struct given given[N_ROWS], struct buf *problems)
 {
     const char *equals = strchr(entry, '=');
@@ -493,7 +493,8 @@ static void load_file(struct config *cfg, const struct row *row, const char *pat
 {
     char name[NAME_SIZE];
     row_name(row, name);
-    /* Somebody may have put the secret itself where its path belongs: show only what looks like a path. */
+    /* Somebody may have put the secret itself where its path belongs: show only what looks like a
+     * path. */
     const char *shown = path[0] == '/' || path[0] == '.' ? path : "the file";
     char *text = mem_alloc(SECRET_FILE_MAX + 1);
     size_t len = 0;

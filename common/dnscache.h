@@ -1,5 +1,6 @@
-/* Answers of the resolver by host name, with an end of life each, at most `max` of them: the least recently used goes first.
- * The hash is keyed per process: host names come from outsiders, who must not be able to pick collisions. */
+/* Answers of the resolver by host name, with an end of life each, at most `max` of them: the least
+ * recently used goes first. The hash is keyed per process: host names come from outsiders, who must
+ * not be able to pick collisions. */
 #ifndef NRW_DNSCACHE_H
 #define NRW_DNSCACHE_H
 

@@ -1,5 +1,5 @@
-/* A c-ares channel living on the loop: sockets are watched, servers and time-outs are set, files are not read. Half of resolver.c: it knows
- * nothing of questions, caches or blame. */
+/* A c-ares channel living on the loop: sockets are watched, servers and time-outs are set, files
+ * are not read. Half of resolver.c: it knows nothing of questions, caches or blame. */
 #ifndef NRW_DNSCHANNEL_H
 #define NRW_DNSCHANNEL_H
 
@@ -11,8 +11,8 @@
 
 struct dnschannel;
 
-/* after(ctx) runs after c-ares has worked on a socket, outside of it. servers: as in struct resolver_config.
- * timeout_ms: all tries of one query end within it. */
+/* after(ctx) runs after c-ares has worked on a socket, outside of it. servers: as in struct
+ * resolver_config. timeout_ms: all tries of one query end within it. */
 struct dnschannel *dnschannel_new(struct event_base *base, const char *servers, int64_t timeout_ms,
                                   void (*after)(void *ctx), void *ctx, struct err *err) MUST_CHECK;
 void dnschannel_free(
@@ -22,7 +22,8 @@ ares_channel dnschannel_ares(const struct dnschannel *c);
 void dnschannel_tick(
     struct dnschannel *c); /* to be called every few 10 ms while queries are open */
 
-/* How many sockets this machine has refused to open (descriptors, memory), and the errno of the last one. */
+/* How many sockets this machine has refused to open (descriptors, memory), and the errno of the
+ * last one. */
 uint64_t dnschannel_faults(const struct dnschannel *c, int *ret_errno);
 
 #endif

@@ -15,6 +15,7 @@
 #include <curl/curl.h>
 
 #include "buf.h"
+#include "check.h"
 #include "mem.h"
 
 #define LABEL_MAX 63
@@ -254,18 +255,16 @@ static void parts_done(struct parts *p)
  * UTF-8 for the call. */
 static CURLUcode get_ascii_host(struct parts *p, bool idn)
 {
-    locale_t utf8;
-    locale_t old;
     CURLUcode rc;
 
     if (!idn) {
         return curl_url_get(p->handle, CURLUPART_HOST, &p->host, 0);
     }
-    utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);
+    locale_t utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);
     if (utf8 == (locale_t)0) {
         return CURLUE_BAD_HOSTNAME;
     }
-    old = uselocale(utf8);
+    locale_t old = uselocale(utf8);
     rc = curl_url_get(p->handle, CURLUPART_HOST, &p->host, CURLU_PUNYCODE);
     uselocale(old);
     freelocale(utf8);
@@ -502,7 +501,6 @@ static bool judge_host(char *found, const struct cut *c, const struct netguard *
 {
     struct in_addr v4;
     size_t len = strlen(found);
-    bool dot;
 
     for (size_t i = 0; i < len; i++) {
         if (found[i] >= 'A' && found[i] <= 'Z') {
@@ -517,7 +515,7 @@ static bool judge_host(char *found, const struct cut *c, const struct netguard *
         found[len - 1] = '\0';
         return set_ipv6(e, found + 1, err) && vet_address(e, c, guard, err);
     }
-    dot = len > 1 && found[len - 1] == '.';
+    bool dot = len > 1 && found[len - 1] == '.';
     if (dot) {
         found[--len] = '\0';
     }
@@ -540,7 +538,7 @@ static bool judge_host(char *found, const struct cut *c, const struct netguard *
 
 static bool set_port(const char *text, struct endpoint *e, struct err *err)
 {
-    unsigned long port = text != NULL ? strtoul(text, NULL, 10) : 0; /* digits, from libcurl */
+    unsigned long port = strtoul(text, NULL, 10); /* digits, from libcurl */
 
     if (port == 0 || port > UINT16_MAX || (port < 1024 && port != 80 && port != 443)) {
         return err_set(err, ERR_DENIED,
@@ -554,7 +552,6 @@ static bool build(const struct cut *c, const char *path, struct endpoint *e, str
 {
     struct buf b;
     bool ipv6 = e->is_address && e->address.ss_family == AF_INET6;
-    bool fits;
 
     buf_init(&b, LIMIT_URL);
     buf_add_fmt(&b, ipv6 ? "%s://[%s]" : "%s://%s", e->tls ? "https" : "http", e->host);
@@ -564,7 +561,7 @@ static bool build(const struct cut *c, const char *path, struct endpoint *e, str
     buf_add_str(&b, path);
     e->display = mem_dup(buf_cstr(&b));
     buf_add(&b, c->query.s, c->query.len);
-    fits = buf_ok(&b);
+    bool fits = buf_ok(&b);
     e->url = mem_dup(buf_cstr(&b));
     buf_done(&b);
     return fits ||
@@ -580,6 +577,7 @@ bool endpoint_parse(const char *url, size_t len, bool allow_http, const struct n
     struct endpoint e = {0};
     bool ok = cut_url(url, len, allow_http, &c, err) && parts_parse(url, len, &c, &p, err);
 
+    CHECK(!ok || (p.host != NULL && p.port != NULL));
     e.tls = c.tls;
     ok = ok && set_port(p.port, &e, err) && judge_host(p.host, &c, guard, &e, err) &&
          build(&c, p.path, &e, err);

@@ -1,7 +1,8 @@
-/* The registry behind /metrics: families of series in the order of their registration, rendered in the text format
- * 0.0.4. It is the one mutable global of common/ besides the log, because a counter must be reachable from any
- * module without being handed through; it is filled at boot and only read afterwards. Plain integers: the
- * process has one thread of ours. Does not serve HTTP (admin.c does) and keeps no history. */
+/* The registry behind /metrics: families of series in the order of their registration, rendered in
+ * the text format 0.0.4. It is the one mutable global of common/ besides the log, because a counter
+ * must be reachable from any module without being handed through; it is filled at boot and only
+ * read afterwards. Plain integers: the process has one thread of ours. Does not serve HTTP (admin.c
+ * does) and keeps no history. */
 #include "metrics.h"
 
 #include <ctype.h>
@@ -60,7 +61,7 @@ const double metrics_seconds_bounds[] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05
 const unsigned metrics_seconds_bounds_n =
     sizeof(metrics_seconds_bounds) / sizeof(*metrics_seconds_bounds);
 
-/* --- registration --------------------------------------------------------------------------------------- */
+/* --- registration ----------------------------------------------------------------------- */
 
 static size_t name_len(const char *s, bool colons)
 {
@@ -92,7 +93,8 @@ static size_t quoted_len(const char *s)
     return 0;
 }
 
-/* One wrong label makes Prometheus drop the whole page, so a literal that is wrong must not get past a first run. */
+/* One wrong label makes Prometheus drop the whole page, so a literal that is wrong must not get
+ * past a first run. */
 static bool labels_ok(const char *s)
 {
     while (*s != '\0') {
@@ -205,7 +207,7 @@ void histogram_observe(struct histogram *h, double value)
     h->sum += value;
 }
 
-/* --- rendering ------------------------------------------------------------------------------------------ */
+/* --- rendering -------------------------------------------------------------------------- */
 
 /* The shortest text that reads back as the same number: 0.1 and not 0.10000000000000001. */
 static const char *format_double(double value, char out[NUMBER_SIZE])
@@ -304,7 +306,7 @@ void metrics_render(struct buf *out)
     }
 }
 
-/* --- this process --------------------------------------------------------------------------------------- */
+/* --- this process ----------------------------------------------------------------------- */
 
 static double resident_bytes(void *ctx)
 {
@@ -346,8 +348,8 @@ static double cpu_seconds(void *ctx)
     return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
-/* Field 22 of /proc/self/stat counts clock ticks since boot. The command in field 2 may hold blanks and brackets,
- * so counting starts behind the last bracket. NAN when unreadable. */
+/* Field 22 of /proc/self/stat counts clock ticks since boot. The command in field 2 may hold blanks
+ * and brackets, so counting starts behind the last bracket. NAN when unreadable. */
 static double started_after_boot(void)
 {
     char line[1024];

@@ -1,9 +1,10 @@
-/* One PostgreSQL connection: connects, checks the server, pipelines units, hands back replies and notifications, gives up
- * on a stalled server and connects again. Knows no SQL but its own check of synchronous_commit, keeps no
- * unit for a second try: its users do, they know what is idempotent.
- * libpq's connect resolves a host NAME with a blocking getaddrinfo() inside PQconnectStart: give an address or a socket
- * folder, or a name that /etc/hosts or a local cache answers. With several hosts in the URL all of them share one
- * connect_timeout. Logs only what its user cannot learn (why there is no connection yet); the rest is at debug.
+/* One PostgreSQL connection: connects, checks the server, pipelines units, hands back replies and
+ * notifications, gives up on a stalled server and connects again. Knows no SQL but its own check of
+ * synchronous_commit, keeps no unit for a second try: its users do, they know what is idempotent.
+ * libpq's connect resolves a host NAME with a blocking getaddrinfo() inside PQconnectStart: give an
+ * address or a socket folder, or a name that /etc/hosts or a local cache answers. With several
+ * hosts in the URL all of them share one connect_timeout. Logs only what its user cannot learn (why
+ * there is no connection yet); the rest is at debug.
  *
  *   WAITING --timer--> CONNECTING --libpq ok--> CHECKING --check ok--> UP
  *      ^------------------- any failure, lose() ----------------------| */
@@ -99,7 +100,7 @@ static void arm_timer(struct pg *pg, int64_t us)
     CHECK(event_add(pg->timer, &tv) == 0);
 }
 
-/* --- units ---------------------------------------------------------------------------------------------- */
+/* --- units ------------------------------------------------------------------------------ */
 
 static struct unit *oldest(struct pg *pg)
 {
@@ -125,7 +126,8 @@ static void call_reply(struct pg *pg, struct unit *u)
     }
 }
 
-/* The unit leaves the ring before its callback runs, so that the callback may submit the next one. */
+/* The unit leaves the ring before its callback runs, so that the callback may submit the next one.
+ */
 static void finish_oldest(struct pg *pg)
 {
     struct unit u = *oldest(pg);
@@ -154,8 +156,9 @@ static bool take_result(struct unit *u, PGresult *res)
     return ours;
 }
 
-/* Each statement gives one result and a NULL, each sync one result and no NULL. Returns false when the connection is of no use
- * any more. Stops after some units so that one busy connection cannot hold the loop. */
+/* Each statement gives one result and a NULL, each sync one result and no NULL. Returns false when
+ * the connection is of no use any more. Stops after some units so that one busy connection cannot
+ * hold the loop. */
 static bool read_results(struct pg *pg)
 {
     int empty = 0;
@@ -245,8 +248,9 @@ static void send_unit(struct pg *pg, const struct pg_stmt *stmts, int n, pg_repl
     if (!sent || PQpipelineSync(pg->conn) != 1 || !flush(pg)) {
         pg->broken = pg_fault(ERR_IO, "cannot send", PQerrorMessage(pg->conn));
     }
-    /* libpq reads while it sends to a full socket: then answers wait in its buffer and the socket stays silent. A failed
-     * send is handled there too, because no callback may come from inside pg_submit. */
+    /* libpq reads while it sends to a full socket: then answers wait in its buffer and the socket
+     * stays silent. A failed send is handled there too, because no callback may come from inside
+     * pg_submit. */
     event_active(pg->io, EV_READ, 0);
 }
 
@@ -261,7 +265,7 @@ bool pg_submit(struct pg *pg, const struct pg_stmt *stmts, int n, pg_reply_fn *r
     return true;
 }
 
-/* --- up and down ---------------------------------------------------------------------------------------- */
+/* --- up and down ------------------------------------------------------------------------ */
 
 static void close_conn(struct pg *pg)
 {
@@ -328,7 +332,8 @@ static void lose(struct pg *pg, const struct err *why)
 static void lose_libpq(struct pg *pg, const char *what)
 {
     const char *text = PQerrorMessage(pg->conn);
-    /* 57P: the server says why it ends the session; in a pipeline libpq hands that over as a result. */
+    /* 57P: the server says why it ends the session; in a pipeline libpq hands that over as a
+     * result. */
     if (pg->n > 0 && strncmp(oldest(pg)->err.sqlstate, "57P", 3) == 0) {
         text = oldest(pg)->err.text;
     }
@@ -387,7 +392,7 @@ static void on_writable(evutil_socket_t fd, short what, void *ctx)
     on_readable(pg); /* see send_unit() */
 }
 
-/* --- connecting ----------------------------------------------------------------------------------------- */
+/* --- connecting ------------------------------------------------------------------------- */
 
 static void watch_connect(struct pg *pg, short what)
 {
@@ -496,7 +501,7 @@ static void on_timer(evutil_socket_t fd, short what, void *ctx)
     }
 }
 
-/* --- birth and end -------------------------------------------------------------------------------------- */
+/* --- birth and end ---------------------------------------------------------------------- */
 
 struct pg *pg_new(struct event_base *base, const char *url, const char *name, int stall_ms,
                   const struct pg_handlers *handlers)

@@ -1,6 +1,6 @@
-/* What pg.c needs of libpq and has no state: the connection's parameters, and errors in our form. Never shows a URL or a
- * row: texts of the parser may quote a password, details of an error may quote a payload. Called by pg.c, and
- * pg_check_url() by main() at boot. */
+/* What pg.c needs of libpq and has no state: the connection's parameters, and errors in our form.
+ * Never shows a URL or a row: texts of the parser may quote a password, details of an error may
+ * quote a payload. Called by pg.c, and pg_check_url() by main() at boot. */
 #include "pg_libpq.h"
 
 #include <stdlib.h>
@@ -24,7 +24,8 @@ struct err pg_fault(enum err_code code, const char *what, const char *text)
 
 static bool is_retriable(const char *sqlstate)
 {
-    /* connection, rollback, resources, locks, operator, system; 25006: a standby that was the primary */
+    /* connection, rollback, resources, locks, operator, system; 25006: a standby that was the
+     * primary */
     static const char *const classes[] = {"08", "40", "53", "55", "57", "58", "25006"};
     for (size_t i = 0; i < sizeof(classes) / sizeof(*classes); i++) {
         if (strncmp(sqlstate, classes[i], strlen(classes[i])) == 0) {
@@ -76,7 +77,8 @@ static void on_notice(void *ctx, const char *message)
 
 PGconn *pg_connect_start(const char *url, char *name)
 {
-    /* What stands before dbname is a default that the URL overrides. gssencmode: looking for Kerberos tickets may block. */
+    /* What stands before dbname is a default that the URL overrides. gssencmode: looking for
+     * Kerberos tickets may block. */
     const struct {
         const char *keyword;
         const char *value;
