@@ -23,6 +23,7 @@
 #include "log.h"
 #include "metrics.h"
 #include "netguard.h"
+#include "pg.h"
 #include "resolver.h"
 #include "seal.h"
 #include "subscriptions.h"
@@ -281,6 +282,9 @@ static void register_metrics(struct worker *w)
 /* Everything that talks to nobody but needs the configuration to be right. */
 static bool open_policy(struct worker *w, struct err *err)
 {
+    if (!pg_check_url(w->cfg->database_url, err)) {
+        return err_prefix(err, "NRW_DATABASE_URL");
+    }
     w->guard = netguard_new(w->cfg->allow_cidrs, w->cfg->deny_cidrs, err);
     if (w->guard == NULL) {
         return err_prefix(err, "NRW_ALLOW_CIDRS or NRW_DENY_CIDRS");
