@@ -1,5 +1,6 @@
-/* Base64 to bytes, for keys and secrets. Why not OpenSSL's EVP_DecodeBlock: it skips blanks, wants padding and counts
- * it into the result. (Writing base64 is EVP_EncodeBlock's job.) Called by sign.c and seal.c. */
+/* Base64 to bytes, for keys and secrets. Why not OpenSSL's EVP_DecodeBlock: it skips blanks, wants
+ * padding and counts it into the result. (Writing base64 is EVP_EncodeBlock's job.) Called by
+ * sign.c and seal.c. */
 #include "base64.h"
 
 #include <stdint.h>

@@ -1,7 +1,7 @@
-/* Bytes in a growing array, and the JSON string writer that the log shares. Once something did not fit, nothing
- * is added any more: a buffer that is not buf_ok() holds a clean beginning, never a text with a hole.
- * A buffer whose cap is its max never calls the allocator: log.c and check.c lend it their own memory.
- * Uses realloc itself, because its promise is to survive a failed one. */
+/* Bytes in a growing array, and the JSON string writer that the log shares. Once something did not
+ * fit, nothing is added any more: a buffer that is not buf_ok() holds a clean beginning, never a
+ * text with a hole. A buffer whose cap is its max never calls the allocator: log.c and check.c lend
+ * it their own memory. Uses realloc itself, because its promise is to survive a failed one. */
 #include "buf.h"
 
 #include <stdarg.h>
@@ -141,7 +141,8 @@ const char *buf_cstr(struct buf *b)
     return b->data;
 }
 
-/* What a byte needs inside a JSON string: 0 nothing, 'u' \u00XX, '8' a look at UTF-8, else the letter after \. */
+/* What a byte needs inside a JSON string: 0 nothing, 'u' \u00XX, '8' a look at UTF-8, else the
+ * letter after \. */
 // clang-format off
 static const char json_ascii[128] = {
     'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'b', 't', 'n', 'u', 'f', 'r', 'u', 'u',
@@ -155,47 +156,12 @@ static inline int json_class(uint8_t c)
     return c < sizeof(json_ascii) ? json_ascii[c] : '8';
 }
 
-struct utf8_lead {
-    uint8_t lo, hi;           /* range of the first byte                                    */
-    uint8_t next_lo, next_hi; /* of the second: shuts out overlong, surrogate and > U+10FFFF */
-    uint8_t len;
-};
-/* Unicode 15, table 3-7: well-formed UTF-8 */
-static const struct utf8_lead utf8_leads[] = {
-    {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3}, {0xe1, 0xec, 0x80, 0xbf, 3},
-    {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3}, {0xf0, 0xf0, 0x90, 0xbf, 4},
-    {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
-};
-
-/* Looks at the sequence that starts at s[0] >= 0x80; at least one byte is there. Returns how many bytes it takes;
- * *ret_valid false: they stand for one U+FFFD (a maximal subpart, as Unicode 3.9 recommends). */
-static size_t utf8_sequence(const uint8_t *s, size_t left, bool *ret_valid)
-{
-    *ret_valid = false;
-    for (size_t i = 0; i < sizeof(utf8_leads) / sizeof(*utf8_leads); i++) {
-        const struct utf8_lead *lead = &utf8_leads[i];
-        if (s[0] < lead->lo || s[0] > lead->hi) {
-            continue;
-        }
-        if (left < 2 || s[1] < lead->next_lo || s[1] > lead->next_hi) {
-            return 1;
-        }
-        size_t n = 2;
-        while (n < lead->len && n < left && (s[n] & 0xc0) == 0x80) {
-            n++;
-        }
-        *ret_valid = n == lead->len;
-        return n;
-    }
-    return 1;
-}
-
 static size_t add_escaped(struct buf *b, const uint8_t *s, size_t left, int class)
 {
     static const char hex[] = "0123456789abcdef";
     if (class == '8') {
         bool valid = false;
-        size_t n = utf8_sequence(s, left, &valid);
+        size_t n = utf8_sequence((const char *)s, left, &valid);
         if (valid) {
             buf_add(b, s, n);
         } else {

@@ -1,6 +1,6 @@
-/* The end of the process after a bug: what was logged before gets out, the failed expression follows on
- * stderr as one JSON line, then abort() leaves a core for the debugger.
- * Allocates nothing: it also runs when memory is gone. Called by the CHECK macros only. */
+/* The end of the process after a bug: what was logged before gets out, the failed expression
+ * follows on stderr as one JSON line, then abort() leaves a core for the debugger. Allocates
+ * nothing: it also runs when memory is gone. Called by the CHECK macros only. */
 #include "check.h"
 
 #include <stdlib.h>

@@ -1,6 +1,6 @@
-/* Time: read, written as text, read from text. Proleptic Gregorian, UTC, no leap seconds in the count (POSIX).
- * No libc calendar functions: they take locks, locale and time zone files into the hot path.
- * Called from everywhere; owns nothing. */
+/* Time: read, written as text, read from text. Proleptic Gregorian, UTC, no leap seconds in the
+ * count (POSIX). No libc calendar functions: they take locks, locale and time zone files into the
+ * hot path. Called from everywhere; owns nothing. */
 #include "clock.h"
 
 #include <stdbool.h>
@@ -36,8 +36,8 @@ static void put_digits(char *at, int64_t v, int digits)
     }
 }
 
-/* Both directions count years from March, so that the leap day is the last one and months follow a formula:
- * (153 * m + 2) / 5 days lie before month m of such a year; 146097 days are 400 years. */
+/* Both directions count years from March, so that the leap day is the last one and months follow a
+ * formula: (153 * m + 2) / 5 days lie before month m of such a year; 146097 days are 400 years. */
 static int64_t days_of_date(int64_t y, int m, int d)
 {
     int64_t year = (m > 2 ? y : y - 1) + 400; /* + 400: year 0000 has a February too */
@@ -148,7 +148,8 @@ static int days_in_month(int y, int m)
     return m == 2 && leap ? 29 : days[m - 1];
 }
 
-/* Second 60 exists only as the last one of a UTC month; it counts like the second that follows it. */
+/* Second 60 exists only as the last one of a UTC month; it counts like the second that follows it.
+ */
 static bool is_leap_second(int64_t following_s)
 {
     if (following_s % S_PER_DAY != 0) {

@@ -1,6 +1,6 @@
-/* The product page's table of event types and the matching of subscriptions against it. The order of the table is
- * the order of the bits: masks live in memory only, so it may change between versions.
- * Called by subscriptions (patterns) and intake (types). */
+/* The product page's table of event types and the matching of subscriptions against it. The order
+ * of the table is the order of the bits: masks live in memory only, so it may change between
+ * versions. Called by subscriptions (patterns) and intake (types). */
 #include "event_types.h"
 
 #include <string.h>

@@ -1,5 +1,5 @@
-/* UUIDs. Owns two things of the process, made at first use and kept: the hash key and the SHA-1 context
- * (there is one thread of ours, so one context is enough). Called from everywhere. */
+/* UUIDs. Owns two things of the process, made at first use and kept: the hash key and the SHA-1
+ * context (there is one thread of ours, so one context is enough). Called from everywhere. */
 #include "ids.h"
 
 #include <openssl/evp.h>

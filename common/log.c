@@ -1,6 +1,6 @@
-/* JSON lines: formatted straight into one fixed buffer, written to the fd in whole lines. Hot path (a line per
- * attempt): no malloc, no stdio, the date is formatted once per second.
- * A line is at most PIPE_BUF bytes, so every write to a pipe is whole lines and atomic: workers may share one.
+/* JSON lines: formatted straight into one fixed buffer, written to the fd in whole lines. Hot path
+ * (a line per attempt): no malloc, no stdio, the date is formatted once per second. A line is at
+ * most PIPE_BUF bytes, so every write to a pipe is whole lines and atomic: workers may share one.
  * Owns the process's only log; never blocks but in log_flush_blocking(). Called from everywhere. */
 #include "log.h"
 
@@ -212,7 +212,8 @@ void log_write(enum log_level level, const char *event, const struct log_field *
     write_line(level, event, f, n);
 }
 
-/* Whole lines, as many as PIPE_BUF holds. The rest of a line that a short write has cut (not on pipes) comes first. */
+/* Whole lines, as many as PIPE_BUF holds. The rest of a line that a short write has cut (not on
+ * pipes) comes first. */
 static size_t next_chunk(void)
 {
     size_t len = l.end - l.start;
@@ -236,7 +237,8 @@ static bool write_some(size_t len)
     return true;
 }
 
-/* A pipe that nobody reads any more is "writable" with POLLERR: writing would only raise SIGPIPE. */
+/* A pipe that nobody reads any more is "writable" with POLLERR: writing would only raise SIGPIPE.
+ */
 static bool writable(int timeout_ms)
 {
     struct pollfd p = {.fd = l.fd, .events = POLLOUT};

@@ -1,6 +1,7 @@
-/* UUID -> pointer. Linear probing in a table at most three quarters full; a removal moves the entries behind the gap
- * up, so there are no tombstones and a table that breathes for weeks stays as fast as a new one.
- * Owns its slots, never the values. Has no maximum of its own: each user caps what it puts in. */
+/* UUID -> pointer. Linear probing in a table at most three quarters full; a removal moves the
+ * entries behind the gap up, so there are no tombstones and a table that breathes for weeks stays
+ * as fast as a new one. Owns its slots, never the values. Has no maximum of its own: each user caps
+ * what it puts in. */
 #include "map.h"
 
 #include <stdlib.h>

@@ -1,5 +1,6 @@
-/* Allocation that does not come back without memory: it says so on stderr and aborts. Freed with free().
- * Owns nothing. Not for what a stranger can size: that is capped (struct buf) before it gets here. */
+/* Allocation that does not come back without memory: it says so on stderr and aborts. Freed with
+ * free(). Owns nothing. Not for what a stranger can size: that is capped (struct buf) before it
+ * gets here. */
 #include "mem.h"
 
 #include <stdint.h>

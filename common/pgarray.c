@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "utf8.h"
 
 /* PostgreSQL counts from 2000-01-01. */
 #define EPOCH_2000_US INT64_C(946684800000000)
@@ -135,39 +136,19 @@ bool pgvalue_bool(const PGresult *r, int row, int col)
     return *fixed(r, row, col, 1) != 0;
 }
 
-/* Length of the well-formed UTF-8 character at s (RFC 3629), 0 when it is none. */
-static size_t utf8_len(const unsigned char *s, size_t left)
+/* Length of the well-formed character at s, 0 when it is none. */
+static size_t utf8_len(const char *s, size_t left)
 {
-    static const struct {
-        unsigned char lo, hi, lo2, hi2, len;
-    } forms[] = {
-        {0x00, 0x7f, 0, 0, 1},       {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
-        {0xe1, 0xec, 0x80, 0xbf, 3}, {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
-        {0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
-    };
-    for (size_t f = 0; f < sizeof(forms) / sizeof(*forms); f++) {
-        if (s[0] < forms[f].lo || s[0] > forms[f].hi) {
-            continue;
-        }
-        const size_t len = forms[f].len;
-        if (len > left || (len > 1 && (s[1] < forms[f].lo2 || s[1] > forms[f].hi2))) {
-            return 0;
-        }
-        for (size_t i = 2; i < len; i++) {
-            if ((s[i] & 0xc0) != 0x80) {
-                return 0;
-            }
-        }
-        return len;
-    }
-    return 0;
+    bool valid = true;
+    const size_t n = (unsigned char)*s < 0x80 ? 1 : utf8_sequence(s, left, &valid);
+    return valid ? n : 0;
 }
 
 size_t pgarray_clean_text(const char *in, size_t len, char *out, size_t size)
 {
     size_t n = 0;
     for (size_t i = 0; i < len;) {
-        const size_t width = utf8_len((const unsigned char *)in + i, len - i);
+        const size_t width = utf8_len(in + i, len - i);
         const char *piece = in + i;
         size_t piece_len = width;
         if (width == 0) {

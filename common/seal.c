@@ -1,7 +1,8 @@
-/* AES-256-GCM around webhook secrets, with a key ring. Owns the keys in memory; does not know where the text of the ring
- * or the blobs come from. Called by subscriptions (open), the API and tools (seal).
- * The blob's own head (version, key id) is authenticated with the row, so no byte of a blob can be altered unseen,
- * not even towards another id of the same key. 2^32 seals per key are the limit of random nonces (SP 800-38D). */
+/* AES-256-GCM around webhook secrets, with a key ring. Owns the keys in memory; does not know where
+ * the text of the ring or the blobs come from. Called by subscriptions (open), the API and tools
+ * (seal). The blob's own head (version, key id) is authenticated with the row, so no byte of a blob
+ * can be altered unseen, not even towards another id of the same key. 2^32 seals per key are the
+ * limit of random nonces (SP 800-38D). */
 #include "seal.h"
 
 #include <openssl/crypto.h>
@@ -61,7 +62,8 @@ static const struct key *find_key(const struct keyring *k, const char *id, size_
     return NULL;
 }
 
-/* The messages count entries and quote nothing: who forgets the "id:" has the key where the id belongs. */
+/* The messages count entries and quote nothing: who forgets the "id:" has the key where the id
+ * belongs. */
 static bool add_entry(struct keyring *k, const char *text, size_t len, struct err *err)
 {
     size_t no = k->n + 1;
@@ -147,7 +149,8 @@ void keyring_free(struct keyring *k)
     free(k);
 }
 
-/* Starts either direction and feeds the additional data: head of the blob, column, NUL, row, tenant. */
+/* Starts either direction and feeds the additional data: head of the blob, column, NUL, row,
+ * tenant. */
 static EVP_CIPHER_CTX *begin(const struct keyring *k, const struct key *key, int encrypt,
                              const unsigned char *head, size_t head_len, const unsigned char *nonce,
                              const struct seal_aad *aad)

@@ -1,6 +1,7 @@
 /* Secrets at rest: AES-256-GCM with a key ring.
- * Blob = 0x01 | key id (1 byte length n, n bytes) | 12-byte random nonce | ciphertext | 16-byte tag.
- * The additional data binds a blob to its row: struct seal_aad. A blob moved to another row does not open (R53). */
+ * Blob = 0x01 | key id (1 byte length n, n bytes) | 12-byte random nonce | ciphertext | 16-byte
+ * tag. The additional data binds a blob to its row: struct seal_aad. A blob moved to another row
+ * does not open (R53). */
 #ifndef NRW_SEAL_H
 #define NRW_SEAL_H
 
@@ -13,24 +14,26 @@
 
 struct keyring;
 
-/* text: NRW_KEYRING as config.def describes it: "id:base64[,id:base64…]", a newline separates like a comma, blanks around
- * entries and empty entries are ignored; ids 1-32 of [A-Za-z0-9_-], unique, keys exactly 32 bytes, 1-16 entries; the
- * first entry seals, all open. Errors never quote key material. */
+/* text: NRW_KEYRING as config.def describes it: "id:base64[,id:base64…]", a newline separates like
+ * a comma, blanks around entries and empty entries are ignored; ids 1-32 of [A-Za-z0-9_-], unique,
+ * keys exactly 32 bytes, 1-16 entries; the first entry seals, all open. Errors never quote key
+ * material. */
 struct keyring *keyring_new(const char *text, struct err *err) MUST_CHECK;
 void keyring_free(struct keyring *k); /* cleanses */
 
 /* "webhooks.secret" or "webhooks.previous_secret", row and tenant. The additional data of GCM is
- * 0x01 | n | key id (the blob's own first bytes) | column | 0x00 | row (16 bytes) | tenant (16 bytes). */
+ * 0x01 | n | key id (the blob's own first bytes) | column | 0x00 | row (16 bytes) | tenant (16
+ * bytes). */
 struct seal_aad {
     const char *column;
     struct uuid row;
     struct uuid tenant;
 };
 
-bool seal(const struct keyring *k, const struct seal_aad *aad, const void *plain, size_t len, struct buf *ret_blob,
-          struct err *err) MUST_CHECK;
+bool seal(const struct keyring *k, const struct seal_aad *aad, const void *plain, size_t len,
+          struct buf *ret_blob, struct err *err) MUST_CHECK;
 /* ret_plain: caller's array of LIMIT_SECRET bytes, filled only after the tag verified. */
-bool seal_open(const struct keyring *k, const struct seal_aad *aad, const void *blob, size_t len, char *ret_plain,
-               size_t *ret_len, struct err *err) MUST_CHECK;
+bool seal_open(const struct keyring *k, const struct seal_aad *aad, const void *blob, size_t len,
+               char *ret_plain, size_t *ret_len, struct err *err) MUST_CHECK;
 
 #endif

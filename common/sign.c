@@ -1,6 +1,7 @@
-/* HMAC-SHA256 signatures of one secret. Both keys are hashed into a context at birth; a signature duplicates that
- * context (about 1 us) instead of fetching and keying a new one. Knows nothing of rotation: two secrets are two
- * signers. Called by the delivery's sign step; the secret comes out of seal.c. */
+/* HMAC-SHA256 signatures of one secret. Both keys are hashed into a context at birth; a signature
+ * duplicates that context (about 1 us) instead of fetching and keying a new one. Knows nothing of
+ * rotation: two secrets are two signers. Called by the delivery's sign step; the secret comes out
+ * of seal.c. */
 #include "sign.h"
 
 #include <openssl/core_names.h>
@@ -23,7 +24,8 @@ struct signer {
     EVP_MAC_CTX *standard; /* what Standard Webhooks makes of them */
 };
 
-/* The error queue is shared with libcurl's TLS: what is left in it would be read there as a broken connection. */
+/* The error queue is shared with libcurl's TLS: what is left in it would be read there as a broken
+ * connection. */
 static bool crypto_failed(struct err *err, const char *what)
 {
     const char *reason = ERR_reason_error_string(ERR_peek_last_error());

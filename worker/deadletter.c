@@ -53,18 +53,32 @@ static void failed(struct deadletter *d, const struct letter *x, const char *why
               F_STR("error", why));
 }
 
-#define HEADER(n, v)                                                                               \
-    {                                                                                              \
-        .vtype = RD_KAFKA_VTYPE_HEADER, .u.header = {(n), (v), -1 }                                \
-    }
+static void add_header(rd_kafka_headers_t *headers, const char *name, const char *value)
+{
+    (void)rd_kafka_header_add(headers, name, -1, value, -1); /* fails only on a read-only list */
+}
 
-/* Asynchronous; a failure here or in the report leads to another try at the next tick. */
-static void produce(struct deadletter *d, struct letter *x)
+/* One list of our own: librdkafka 2.0.2 frees headers that it was given one by one twice when the
+ * topic does not exist. */
+static rd_kafka_headers_t *headers_of(const struct letter *x)
 {
     char partition[16];
     char offset[24];
     (void)snprintf(partition, sizeof(partition), "%" PRId32, x->l.partition);
     (void)snprintf(offset, sizeof(offset), "%" PRId64, x->l.offset);
+    rd_kafka_headers_t *headers = rd_kafka_headers_new(5);
+    add_header(headers, "reason", x->l.reason);
+    add_header(headers, "error", x->detail);
+    add_header(headers, "topic", x->l.topic);
+    add_header(headers, "partition", partition);
+    add_header(headers, "offset", offset);
+    return headers;
+}
+
+/* Asynchronous; a failure here or in the report leads to another try at the next tick. */
+static void produce(struct deadletter *d, struct letter *x)
+{
+    rd_kafka_headers_t *headers = headers_of(x);
     /* librdkafka does not write to it, and does not copy: the letter outlives the report */
     void *value = (void *)(uintptr_t)x->l.value;
     const rd_kafka_vu_t parts[] = {
@@ -73,15 +87,12 @@ static void produce(struct deadletter *d, struct letter *x)
         {.vtype = RD_KAFKA_VTYPE_VALUE, .u.mem = {value, x->l.value_len}},
         {.vtype = RD_KAFKA_VTYPE_TIMESTAMP, .u.i64 = x->l.timestamp_ms},
         {.vtype = RD_KAFKA_VTYPE_OPAQUE, .u.ptr = x},
-        HEADER("reason", x->l.reason),
-        HEADER("error", x->detail),
-        HEADER("topic", x->l.topic),
-        HEADER("partition", partition),
-        HEADER("offset", offset),
+        {.vtype = RD_KAFKA_VTYPE_HEADERS, .u.headers = headers},
     };
     rd_kafka_error_t *e = rd_kafka_produceva(d->rk, parts, sizeof(parts) / sizeof(*parts));
     x->waiting = e != NULL;
     if (e != NULL) {
+        rd_kafka_headers_destroy(headers); /* ours again */
         failed(d, x, rd_kafka_error_string(e));
         rd_kafka_error_destroy(e);
     }
@@ -111,7 +122,7 @@ static void on_report(struct deadletter *d, const rd_kafka_message_t *m)
     CHECK_MAGIC(x, LETTER_MAGIC);
     if (m->err != RD_KAFKA_RESP_ERR_NO_ERROR) {
         x->waiting = true;
-        failed(d, x, rd_kafka_message_errstr(m));
+        failed(d, x, rd_kafka_err2str(m->err)); /* message_errstr() of a report is the payload */
         return;
     }
     d->sent->value++;

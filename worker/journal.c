@@ -16,10 +16,11 @@
 #include "metrics.h"
 #include "pg.h"
 
-#define JOURNAL_MAGIC   0x4a4f5552u
-#define BATCH_BYTES_MAX ((size_t)8 * 1024 * 1024) /* payload and kept bytes in one transaction       */
-#define STALL_MS        30000
-#define RETRY_AFTER_US  1000000 /* after an error that is not the data's            */
+#define JOURNAL_MAGIC 0x4a4f5552u
+#define BATCH_BYTES_MAX                                                                            \
+    ((size_t)8 * 1024 * 1024) /* payload and kept bytes in one transaction       */
+#define STALL_MS       30000
+#define RETRY_AFTER_US 1000000 /* after an error that is not the data's            */
 
 struct journal {
     unsigned magic;
@@ -108,13 +109,14 @@ static void committed(struct journal *j)
     }
 }
 
-/* Class 22 and 23 are the data's fault, P0001 is a trigger's RAISE; anything else would hit every
- * row alike. */
+/* Class 22 and 23 are the data's fault, P0001 is a trigger's RAISE, class 21 means that a delivery
+ * is in the batch twice (a producer sent its event twice) and goes in parts; anything else would
+ * hit every row alike. */
 static bool data_refused(const struct pg_reply *reply)
 {
     const char *state = reply->err->sqlstate;
-    return reply->failed >= 0 && (strncmp(state, "22", 2) == 0 || strncmp(state, "23", 2) == 0 ||
-                                  strcmp(state, "P0001") == 0);
+    return reply->failed >= 0 && (strncmp(state, "21", 2) == 0 || strncmp(state, "22", 2) == 0 ||
+                                  strncmp(state, "23", 2) == 0 || strcmp(state, "P0001") == 0);
 }
 
 static void refused(struct journal *j, const struct pg_reply *reply)

@@ -25,8 +25,10 @@ void lanes_left(struct lanes *l, const struct delivery *d);
 void lanes_changed(struct lanes *l, const struct uuid *webhook_id, struct webhook *wh);
 /* Drops (abandons) what has not started and belongs to t; NULL: all. */
 void lanes_abandon(struct lanes *l, const struct tracker *t);
-/* Once per turn: starts what may start. */
-void lanes_after_turn(struct lanes *l);
+/* Once per turn: starts what may start, but only a burst of it. True: more may start, so the next
+ * turn must not wait. Receivers that answer within a turn thus see few connections, slow ones as
+ * many as the caps allow. */
+bool lanes_after_turn(struct lanes *l);
 
 bool lanes_full(
     const struct lanes *l); /* some lane holds NRW_LANE_QUEUE_MAX deliveries: intake waits */

@@ -362,6 +362,7 @@ void subscriptions_after_turn(struct subscriptions *s)
         s->wanted = t->next_wanted;
         t->next_wanted = NULL;
         t->state = TENANT_LOADING;
+        t->stale = false; /* also when it was wanted before anybody listened */
         l->tenants[l->n++] = t;
         pgarray_add_uuid(&ids, &t->id);
     }

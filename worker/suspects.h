@@ -37,6 +37,7 @@ void suspects_abandon(struct suspects *s, const struct tracker *t);
 
 /* Once per turn: the next look-up, the next question for progress. */
 void suspects_after_turn(struct suspects *s);
+/* After the connection was freed, which still answers what is out. */
 void suspects_free(struct suspects *s);
 
 #endif

@@ -1,6 +1,7 @@
-/* HTTP out: libcurl's multi interface on the loop, sharded by host (measurements.md), with the address policy enforced at three
- * points: before pinning (the caller), when a socket is opened, and before a request goes out on any connection, new or kept.
- * HTTP/1.1, TLS >= 1.2 verified, no redirect, no proxy, no cookie, no compression, no Expect. */
+/* HTTP out: libcurl's multi interface on the loop, sharded by host (measurements.md), with the
+ * address policy enforced at three points: before pinning (the caller), when a socket is opened,
+ * and before a request goes out on any connection, new or kept. HTTP/1.1, TLS >= 1.2 verified, no
+ * redirect, no proxy, no cookie, no compression, no Expect. */
 #ifndef NRW_TRANSPORT_H
 #define NRW_TRANSPORT_H
 
@@ -27,40 +28,41 @@ struct transport_config {
 #define TRANSPORT_HEADERS_MAX 12
 
 struct transport_request {
-    const struct endpoint *endpoint;        /* borrowed until the callback                                      */
-    const struct sockaddr_storage *address; /* already vetted; pinned for a new connection; copied              */
-    const void *body;                       /* borrowed until the callback                                      */
+    const struct endpoint *endpoint; /* borrowed until the callback */
+    const struct sockaddr_storage
+        *address;     /* already vetted; pinned for a new connection; copied              */
+    const void *body; /* borrowed until the callback                                      */
     size_t body_len;
-    const char *headers[TRANSPORT_HEADERS_MAX]; /* "Name: value", copied. Content-Type, User-Agent, Content-Length, Host
-                                                 * are added here                                                */
+    const char *headers[TRANSPORT_HEADERS_MAX]; /* "Name: value", copied. Content-Type, User-Agent,
+                                                 * Content-Length, Host are added here */
     unsigned n_headers;
-    int64_t timeout_ms;                     /* for this transfer, to the last body byte; > 0                    */
+    int64_t timeout_ms; /* for this transfer, to the last body byte; > 0                    */
 };
 
 enum transport_fault {
-    TRANSPORT_OK,        /* status is the answer's, even if the body was cut                        */
-    TRANSPORT_TIMEOUT,   /* the whole attempt took too long                                         */
-    TRANSPORT_CONNECT,   /* refused, unreachable host, reset while connecting, connect timeout      */
-    TRANSPORT_TLS,       /* handshake or certificate                                                */
-    TRANSPORT_BROKEN,    /* reset, closed or nonsense instead of an answer                          */
-    TRANSPORT_TOO_LARGE, /* headers above LIMIT_RESPONSE_HEADERS                                    */
-    TRANSPORT_DENIED,    /* the address policy stopped it                                           */
-    TRANSPORT_OURS,      /* descriptors, memory, no route, local ports: never the customer's fault  */
+    TRANSPORT_OK,      /* status is the answer's, even if the body was cut                        */
+    TRANSPORT_TIMEOUT, /* the whole attempt took too long                                         */
+    TRANSPORT_CONNECT, /* refused, unreachable host, reset while connecting, connect timeout      */
+    TRANSPORT_TLS,     /* handshake or certificate                                                */
+    TRANSPORT_BROKEN,  /* reset, closed or nonsense instead of an answer                          */
+    TRANSPORT_TOO_LARGE, /* headers above LIMIT_RESPONSE_HEADERS */
+    TRANSPORT_DENIED, /* the address policy stopped it                                           */
+    TRANSPORT_OURS,   /* descriptors, memory, no route, local ports: never the customer's fault  */
 };
 
 /* Borrowed until the callback returns. */
 struct transport_result {
     enum transport_fault fault;
-    long status;                        /* 0 when no status line came                               */
-    char error[LIMIT_ERROR_TEXT];       /* "" when OK; else one line that helps the customer        */
-    int64_t duration_us;                /* from start to end                                        */
-    int64_t retry_after_s;              /* from Retry-After (seconds or HTTP date), -1 when absent  */
-    const char *headers;                /* raw header lines of the answer, cut at LIMIT_RESPONSE_HEADERS_KEPT */
+    long status;                  /* 0 when no status line came                               */
+    char error[LIMIT_ERROR_TEXT]; /* "" when OK; else one line that helps the customer        */
+    int64_t duration_us;          /* from start to end                                        */
+    int64_t retry_after_s;        /* from Retry-After (seconds or HTTP date), -1 when absent  */
+    const char *headers; /* raw header lines of the answer, cut at LIMIT_RESPONSE_HEADERS_KEPT */
     size_t headers_len;
-    const char *body;                   /* first LIMIT_RESPONSE_KEPT bytes                          */
+    const char *body; /* first LIMIT_RESPONSE_KEPT bytes                          */
     size_t body_len;
-    bool reused;                        /* went over a kept connection                              */
-    char address[NETGUARD_TEXT];        /* the peer, "" when none                                   */
+    bool reused;                 /* went over a kept connection                              */
+    char address[NETGUARD_TEXT]; /* the peer, "" when none                                   */
 };
 
 typedef void transport_fn(void *ctx, const struct transport_result *result);
@@ -69,9 +71,10 @@ struct transport *transport_new(struct event_base *base, const struct transport_
                                 const struct netguard *guard, struct err *err) MUST_CHECK;
 void transport_free(struct transport *t); /* running transfers are dropped without a callback */
 
-/* Starts one POST. Always calls back exactly once, later, never from inside this call, unless cancelled.
- * Own-side failures to start are reported by the callback as TRANSPORT_OURS. */
-struct transfer *transport_send(struct transport *t, const struct transport_request *req, transport_fn *fn, void *ctx);
+/* Starts one POST. Always calls back exactly once, later, never from inside this call, unless
+ * cancelled. Own-side failures to start are reported by the callback as TRANSPORT_OURS. */
+struct transfer *transport_send(struct transport *t, const struct transport_request *req,
+                                transport_fn *fn, void *ctx);
 void transport_cancel(struct transfer *x);
 
 /* Everything that has to be done once per turn of the loop (batched starts, finished transfers). */

@@ -54,6 +54,7 @@ struct worker {
     struct admin *admin;
     struct watchdog *watchdog;
     struct event_account account;
+    bool more; /* requests may start in the next turn: do not wait for an event */
     bool stopping;
     bool fatal;
     int64_t stop_by_mono_us;
@@ -175,9 +176,9 @@ static void after_turn(struct worker *w)
         w->consumer); /* new events first, so that what follows sends them in the same turn */
     subscriptions_after_turn(w->subscriptions); /* tenants that those events need */
     suspects_after_turn(w->suspects);
-    lanes_after_turn(w->lanes);         /* starts requests …         */
-    transport_after_turn(w->transport); /* … which go out together */
-    journal_after_turn(w->journal);     /* last: takes what the turn has finished     */
+    w->more = lanes_after_turn(w->lanes); /* starts requests …         */
+    transport_after_turn(w->transport);   /* … which go out together */
+    journal_after_turn(w->journal);       /* last: takes what the turn has finished     */
     log_flush();
 }
 
@@ -383,8 +384,8 @@ static void close_all(struct worker *w)
     consumer_free(w->consumer);
     intake_free(w->intake);
     deadletter_free(w->deadletter);
+    subscriptions_free(w->subscriptions); /* answers the open look-ups on its connection */
     suspects_free(w->suspects);
-    subscriptions_free(w->subscriptions);
     lanes_free(w->lanes);
     transport_free(w->transport);
     resolver_free(w->resolver);
@@ -421,7 +422,7 @@ static _Noreturn void exit_undrained(const struct worker *w)
 static void run_loop(struct worker *w)
 {
     while (!stopped(w) && !w->fatal) {
-        CHECK(event_base_loop(w->base, EVLOOP_ONCE) != -1);
+        CHECK(event_base_loop(w->base, w->more ? EVLOOP_NONBLOCK : EVLOOP_ONCE) != -1);
         watchdog_turn(w->watchdog);
         after_turn(w);
         if (w->stopping && clock_mono_us() > w->stop_by_mono_us) {

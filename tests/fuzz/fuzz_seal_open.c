@@ -1,5 +1,6 @@
-/* Fuzz target: a key ring text and a blob, as an operator and the database may hand them over. Input = text, NUL, blob.
- * Random bytes never carry a right tag, so for a ring that is accepted it also seals a part of the input and opens it. */
+/* Fuzz target: a key ring text and a blob, as an operator and the database may hand them over.
+ * Input = text, NUL, blob. Random bytes never carry a right tag, so for a ring that is accepted it
+ * also seals a part of the input and opens it. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,5 @@
-/* struct buf: bounds, stickiness, PostgreSQL's byte order, and JSON strings out of arbitrary bytes. */
+/* struct buf: bounds, stickiness, PostgreSQL's byte order, and JSON strings out of arbitrary bytes.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -187,7 +188,8 @@ static void a_nul_inside_a_json_string_is_escaped(void **state)
     buf_done(&b);
 }
 
-/* jansson refuses invalid UTF-8 and raw controls: an independent judge for all 1-, 2- and many 4-byte inputs. */
+/* jansson refuses invalid UTF-8 and raw controls: an independent judge for all 1-, 2- and many
+ * 4-byte inputs. */
 static void a_json_parser_accepts_what_any_bytes_became(void **state)
 {
     (void)state;

@@ -77,7 +77,8 @@ struct row {
     const char *body;
 };
 
-/* --- valid ---------------------------------------------------------------------------------------------- */
+/* --- valid
+ * ---------------------------------------------------------------------------------------------- */
 
 static void the_five_members_are_read(void **state)
 {
@@ -158,8 +159,8 @@ static void fractions_and_offsets_of_timestamps_are_understood(void **state)
         char body[512];
         struct envelope env;
         const int len =
-            snprintf(body, sizeof(body), "{" ID "," TENANT "," TYPE ",\"timestamp\":\"%s\"," DATA "}",
-                     times[i].text);
+            snprintf(body, sizeof(body),
+                     "{" ID "," TENANT "," TYPE ",\"timestamp\":\"%s\"," DATA "}", times[i].text);
         accept_at(times[i].text, body, (size_t)len, &env);
         assert_int_equal(times[i].us, env.timestamp_us);
     }
@@ -233,7 +234,9 @@ static void an_event_name_may_have_128_characters_and_no_more(void **state)
     }
 }
 
-/* --- size ----------------------------------------------------------------------------------------------- */
+/* --- size
+ * -----------------------------------------------------------------------------------------------
+ */
 
 /* An event of exactly len bytes. */
 static void fill_to(size_t len)
@@ -270,7 +273,8 @@ static void no_value_is_a_tombstone(void **state)
     refuse_at("no bytes", "", 0, ENVELOPE_EMPTY);
 }
 
-/* --- depth ---------------------------------------------------------------------------------------------- */
+/* --- depth
+ * ---------------------------------------------------------------------------------------------- */
 
 /* The root is level 1, data level 2, and each array one more. */
 static size_t nest(size_t levels)
@@ -301,7 +305,8 @@ static void nesting_is_accepted_to_its_limit_and_harmless_beyond(void **state)
     refuse_at("only brackets", room, LIMIT_EVENT_BYTES, ENVELOPE_NOT_JSON);
 }
 
-/* --- not JSON ------------------------------------------------------------------------------------------- */
+/* --- not JSON
+ * ------------------------------------------------------------------------------------------- */
 
 static const struct row not_json[] = {
     {"one word", "hello"},
@@ -364,8 +369,7 @@ static void a_number_beyond_double_is_a_dead_letter(void **state)
     static const char *const numbers[] = {"1e400", "-1e400", "1e999999999", "1.8e308"};
     char body[1024];
     for (size_t i = 0; i < COUNT(numbers); i++) {
-        const int len =
-            snprintf(body, sizeof(body), "{" FOUR "\"data\":{\"n\":%s}}", numbers[i]);
+        const int len = snprintf(body, sizeof(body), "{" FOUR "\"data\":{\"n\":%s}}", numbers[i]);
         refuse_at(numbers[i], body, (size_t)len, ENVELOPE_NOT_JSON);
     }
     char digits[401];
@@ -384,7 +388,8 @@ static void every_truncation_of_an_event_is_a_dead_letter(void **state)
     }
 }
 
-/* --- the contract --------------------------------------------------------------------------------------- */
+/* --- the contract
+ * --------------------------------------------------------------------------------------- */
 
 #define WITHOUT_ID     "{" TENANT "," TYPE "," TIME "," DATA
 #define WITHOUT_TENANT "{" ID "," TYPE "," TIME "," DATA
@@ -401,7 +406,8 @@ static const struct row bad_member[] = {
     {"id in braces", WITHOUT_ID ",\"id\":\"{0f0e0d0c-0b0a-4908-8706-050403020100}\"}"},
     {"id too short", WITHOUT_ID ",\"id\":\"0f0e0d0c-0b0a-4908-8706-05040302010\"}"},
     {"id too long", WITHOUT_ID ",\"id\":\"0f0e0d0c-0b0a-4908-8706-0504030201000\"}"},
-    {"id with a NUL after it", WITHOUT_ID ",\"id\":\"0f0e0d0c-0b0a-4908-8706-050403020100\\u0000\"}"},
+    {"id with a NUL after it",
+     WITHOUT_ID ",\"id\":\"0f0e0d0c-0b0a-4908-8706-050403020100\\u0000\"}"},
     {"id with a letter", WITHOUT_ID ",\"id\":\"0f0e0d0c-0b0a-4908-8706-05040302010g\"}"},
     {"ID in capitals", WITHOUT_ID ",\"ID\":\"0f0e0d0c-0b0a-4908-8706-050403020100\"}"},
     {"no tenant", WITHOUT_TENANT "}"},

@@ -1,4 +1,5 @@
-/* The product page's event types: the table, subscriptions against it, and what is an event name at all. */
+/* The product page's event types: the table, subscriptions against it, and what is an event name at
+ * all. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,4 +1,5 @@
-/* UUIDs: text both ways, versions, the delivery id (vectors from Python's uuid module), and the keyed hash. */
+/* UUIDs: text both ways, versions, the delivery id (vectors from Python's uuid module), and the
+ * keyed hash. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
-/* The journal against a real PostgreSQL with the real schema: what is written, what happens when the
- * server refuses, goes away, or answers into the void. */
+/* The journal against a real PostgreSQL with the real schema: what is written, what happens when
+ * the server refuses, goes away, or answers into the void. */
 #include "journal.h"
 
 #include "pg_fixture.h"
@@ -34,7 +34,8 @@ static struct {
     struct item items[ITEMS_MAX];
 } world;
 
-/* --- the world ------------------------------------------------------------------------------------------ */
+/* --- the world
+ * ------------------------------------------------------------------------------------------ */
 
 static void on_tick(evutil_socket_t fd, short what, void *ctx)
 {
@@ -137,7 +138,9 @@ static void await_all(void)
     assert_int_equal(0, journal_waiting(world.journal));
 }
 
-/* --- rows ----------------------------------------------------------------------------------------------- */
+/* --- rows
+ * -----------------------------------------------------------------------------------------------
+ */
 
 static void every_column_is_as_it_happened(void **state)
 {
@@ -230,8 +233,15 @@ static void hostile_error_texts_are_cleaned_and_written(void **state)
     (void)state;
     NEEDS_SERVER();
     static const char *const texts[] = {
-        "\xff\xfe", "a\x80z", "\xed\xa0\x80", "line\nline\r\x01", "'; DROP TABLE attempts; --",
-        "\xf0\x9f\x98", "\\x00", "{NULL}", "\"",
+        "\xff\xfe",
+        "a\x80z",
+        "\xed\xa0\x80",
+        "line\nline\r\x01",
+        "'; DROP TABLE attempts; --",
+        "\xf0\x9f\x98",
+        "\\x00",
+        "{NULL}",
+        "\"",
     };
     open_journal();
     for (unsigned i = 0; i < COUNT(texts); i++) {
@@ -322,7 +332,8 @@ static void progress_is_the_highest_offset_and_never_goes_back(void **state)
                         "partition) FROM consumer_progress");
 }
 
-/* --- batches -------------------------------------------------------------------------------------------- */
+/* --- batches
+ * -------------------------------------------------------------------------------------------- */
 
 static void a_batch_has_at_most_journal_batch_max_entries(void **state)
 {
@@ -393,7 +404,8 @@ static void a_lonely_entry_goes_when_it_has_lingered(void **state)
     assert_true(clock_mono_us() - since >= 50000);
 }
 
-/* --- refused data --------------------------------------------------------------------------------------- */
+/* --- refused data
+ * --------------------------------------------------------------------------------------- */
 
 /* One sequence value for each try: sequences do not roll back. */
 static void refuse_attempts(const char *when)
@@ -524,8 +536,8 @@ static void any_set_of_bad_rows_is_told_from_the_good_ones(void **state)
     accept_attempts();
 }
 
-/* A producer that sends an event twice, and an endpoint that fails: two pending rows of one delivery
- * in one statement, which PostgreSQL refuses (21000). */
+/* A producer that sends an event twice, and an endpoint that fails: two pending rows of one
+ * delivery in one statement, which PostgreSQL refuses (21000). */
 static void the_same_failed_delivery_twice_in_a_batch_is_written(void **state)
 {
     (void)state;
@@ -547,7 +559,8 @@ static void the_same_failed_delivery_twice_in_a_batch_is_written(void **state)
     assert_int_equal(5, sql("SELECT count(*) FROM pending_deliveries"));
 }
 
-/* --- faults of ours ------------------------------------------------------------------------------------- */
+/* --- faults of ours
+ * ------------------------------------------------------------------------------------- */
 
 static void a_fault_that_hits_every_row_rejects_none(void **state)
 {
@@ -605,7 +618,8 @@ static void nothing_is_lost_or_told_twice_when_postgresql_goes_away(void **state
     assert_int_equal(400, sql("SELECT count(*) FROM events"));
 }
 
-/* --- the answer that was lost --------------------------------------------------------------------------- */
+/* --- the answer that was lost
+ * --------------------------------------------------------------------------- */
 
 /* Passes bytes between the journal and the server, and can keep the server's to itself. */
 static struct {
@@ -662,8 +676,8 @@ static void relay_accept(struct evconnlistener *listener, evutil_socket_t fd, st
     bufferevent_setcb(relay.backend, relay_read, NULL, relay_event, NULL);
     bufferevent_enable(relay.client, EV_READ | EV_WRITE);
     bufferevent_enable(relay.backend, EV_READ | EV_WRITE);
-    assert_int_equal(
-        0, bufferevent_socket_connect(relay.backend, (struct sockaddr *)&to, sizeof(to)));
+    assert_int_equal(0,
+                     bufferevent_socket_connect(relay.backend, (struct sockaddr *)&to, sizeof(to)));
 }
 
 static void relay_start(void)
@@ -676,8 +690,8 @@ static void relay_start(void)
                                              LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 16,
                                              (struct sockaddr *)&at, sizeof(at));
     assert_non_null(relay.listener);
-    assert_int_equal(0, getsockname(evconnlistener_get_fd(relay.listener), (struct sockaddr *)&at,
-                                    &len));
+    assert_int_equal(
+        0, getsockname(evconnlistener_get_fd(relay.listener), (struct sockaddr *)&at, &len));
     snprintf(url, sizeof(url), "postgresql://postgres@127.0.0.1:%d/postgres", ntohs(at.sin_port));
     settings_set(&world.cfg.database_url, url);
 }

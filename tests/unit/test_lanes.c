@@ -1,5 +1,5 @@
-/* Whose turn it is. The deliveries are fakes: this program defines what lanes.c calls of delivery.h,
- * so that a started one stays in flight until the test ends it. */
+/* Whose turn it is. The deliveries are fakes: this program defines what lanes.c calls of
+ * delivery.h, so that a started one stays in flight until the test ends it. */
 #include "lanes.h"
 
 #include "worker_fixture.h"
@@ -21,7 +21,8 @@ static struct {
     size_t dropped_open;
 } world;
 
-/* --- the fakes ------------------------------------------------------------------------------------------ */
+/* --- the fakes
+ * ------------------------------------------------------------------------------------------ */
 
 static struct delivery *make_delivery(struct webhook *wh, struct tracker *t, int64_t offset)
 {
@@ -65,7 +66,8 @@ void delivery_drop(struct delivery *d, bool settled)
     free_delivery(d);
 }
 
-/* --- the world ------------------------------------------------------------------------------------------ */
+/* --- the world
+ * ------------------------------------------------------------------------------------------ */
 
 static int begin(void **state)
 {
@@ -130,7 +132,8 @@ static size_t in_flight_of(const struct webhook *wh)
     return n;
 }
 
-/* --- promises ------------------------------------------------------------------------------------------- */
+/* --- promises
+ * ------------------------------------------------------------------------------------------- */
 
 static void one_lane_is_first_in_first_out(void **state)
 {

@@ -1,5 +1,5 @@
-/* The log: its lines are JSON whatever they carry, it never blocks and never cuts a line, and it counts what it drops.
- * Also the last line of a process that failed a CHECK. */
+/* The log: its lines are JSON whatever they carry, it never blocks and never cuts a line, and it
+ * counts what it drops. Also the last line of a process that failed a CHECK. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -40,7 +40,8 @@ static char *taken(int fd, size_t *ret_len)
     return text;
 }
 
-/* Parses the lines of text; each must be whole, at most PIPE_BUF long, and start with the three members. Returns an array. */
+/* Parses the lines of text; each must be whole, at most PIPE_BUF long, and start with the three
+ * members. Returns an array. */
 static json_t *lines_of(const char *text, size_t len)
 {
     json_t *all = json_array();

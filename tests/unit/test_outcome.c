@@ -32,7 +32,8 @@ static struct outcome judge(enum transport_fault fault, long status, unsigned at
     return outcome_judge(&settings, &r, attempt, NOW, random);
 }
 
-/* --- kinds ---------------------------------------------------------------------------------------------- */
+/* --- kinds
+ * ---------------------------------------------------------------------------------------------- */
 
 /* What platform.md says of an answer; the last attempt turns RETRY into EXHAUSTED. */
 static const struct {
@@ -90,7 +91,8 @@ static void every_fault_status_and_attempt_has_its_outcome(void **state)
     }
 }
 
-/* --- times ---------------------------------------------------------------------------------------------- */
+/* --- times
+ * ---------------------------------------------------------------------------------------------- */
 
 static const int64_t schedule_s[] = {0, 30, 120, 600, 3600}; /* before attempt 1 … 5 */
 
@@ -191,7 +193,8 @@ static void what_ends_has_no_next_time(void **state)
     assert_int_equal(0, judge(TRANSPORT_OK, 503, 5, 60, UINT32_MAX).next_at_us);
 }
 
-/* --- names ---------------------------------------------------------------------------------------------- */
+/* --- names
+ * ---------------------------------------------------------------------------------------------- */
 
 static void only_a_fault_of_ours_writes_no_attempt_row(void **state)
 {

@@ -26,8 +26,7 @@ static void each_type_has_its_encoding(void **state)
     pgarray_init(&a, PGARRAY_INT2, MAX_BYTES);
     pgarray_add_int(&a, -2);
     pgarray_add_int(&a, INT16_MAX);
-    EXPECT_BYTES(&a, 1005,
-                 HEAD("\0", "\0\0\0\x15", "\0\0\0\2") "\0\0\0\2\xff\xfe\0\0\0\2\x7f\xff");
+    EXPECT_BYTES(&a, 1005, HEAD("\0", "\0\0\0\x15", "\0\0\0\2") "\0\0\0\2\xff\xfe\0\0\0\2\x7f\xff");
     pgarray_done(&a);
 
     pgarray_init(&a, PGARRAY_INT4, MAX_BYTES);
@@ -83,15 +82,15 @@ static void an_array_is_used_again_after_a_reset(void **state)
     pgarray_add_null(&a);
     (void)pgarray_param(&a);
     pgarray_add_int(&a, 1); /* may go on after the parameter was taken */
-    EXPECT_BYTES(&a, 1007,
-                 HEAD("\1", "\0\0\0\x17", "\0\0\0\2") "\xff\xff\xff\xff\0\0\0\4\0\0\0\1");
+    EXPECT_BYTES(&a, 1007, HEAD("\1", "\0\0\0\x17", "\0\0\0\2") "\xff\xff\xff\xff\0\0\0\4\0\0\0\1");
     pgarray_reset(&a);
     assert_int_equal(0, a.n);
     EXPECT_BYTES(&a, 1007, HEAD("\0", "\0\0\0\x17", "\0\0\0\0"));
     pgarray_done(&a);
 }
 
-/* --- results -------------------------------------------------------------------------------------------- */
+/* --- results
+ * -------------------------------------------------------------------------------------------- */
 
 static PGresult *result_of(char *value, int len)
 {
@@ -173,7 +172,8 @@ static void a_wrong_type_or_range_is_a_bug(void **state)
     assert_aborts(use_an_overflown_array);
 }
 
-/* --- text of outsiders ---------------------------------------------------------------------------------- */
+/* --- text of outsiders
+ * ---------------------------------------------------------------------------------- */
 
 #define FFFD "\xef\xbf\xbd"
 
@@ -187,8 +187,9 @@ static const struct {
     {"empty", "", 0, ""},
     {"two, three, four bytes", "\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", 9,
      "\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80"},
-    {"the ends of the forms", "\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80\xf4\x8f\xbf\xbf",
-     17, "\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80\xf4\x8f\xbf\xbf"},
+    {"the ends of the forms",
+     "\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80\xf4\x8f\xbf\xbf", 17,
+     "\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80\xf4\x8f\xbf\xbf"},
     {"NUL", "a\0b", 3, "a b"},
     {"controls", "a\r\n\t\x1b[2J\x7f", 9, "a    [2J "},
     {"Latin-1", "caf\xe9!", 5, "caf" FFFD "!"},

@@ -74,7 +74,8 @@ static bool opens(const struct keyring *k, const struct seal_aad *aad, const voi
     return ok;
 }
 
-/* Made with Python's cryptography.AESGCM from the layout in seal.h: other tools can write blobs too. */
+/* Made with Python's cryptography.AESGCM from the layout in seal.h: other tools can write blobs
+ * too. */
 static void a_blob_made_by_another_program_opens(void **state)
 {
     (void)state;

@@ -1,5 +1,5 @@
-/* Both signatures, against vectors: RFC 4231, the Standard Webhooks specification, and Python's hmac for the rest
- * (hmac.new(key, message, hashlib.sha256), base64.b64encode). */
+/* Both signatures, against vectors: RFC 4231, the Standard Webhooks specification, and Python's
+ * hmac for the rest (hmac.new(key, message, hashlib.sha256), base64.b64encode). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

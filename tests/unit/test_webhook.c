@@ -158,10 +158,14 @@ static void patterns_become_the_types_that_they_match(void **state)
     }
 }
 
-static const char *const bad_urls[] = {
-    "http://hooks.example.com/", "https://127.0.0.1/",      "https://[::ffff:10.0.0.1]/",
-    "https://localhost/",        "ftp://hooks.example.com", "not a url",
-    "",                          "https://u:p@example.com/"};
+static const char *const bad_urls[] = {"http://hooks.example.com/",
+                                       "https://127.0.0.1/",
+                                       "https://[::ffff:10.0.0.1]/",
+                                       "https://localhost/",
+                                       "ftp://hooks.example.com",
+                                       "not a url",
+                                       "",
+                                       "https://u:p@example.com/"};
 
 static void a_url_against_the_policy_is_a_fault_that_says_so(void **state)
 {
@@ -223,8 +227,7 @@ static void a_secret_that_does_not_open_is_a_fault_of_ours(void **state)
     row.tenant_id = id_of(0x70, 2);
     is_without_secret(&row, "another tenant's");
     row = good;
-    struct keyring *other =
-        keyring_new("k2:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", NULL);
+    struct keyring *other = keyring_new("k2:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", NULL);
     assert_non_null(other);
     struct webhook *wh = webhook_new(&row, false, guard, other);
     assert_int_equal(WEBHOOK_NO_SECRET, wh->fault);

@@ -95,8 +95,8 @@ static inline struct nrw_event *event_make(struct event_account *account, struct
     return ev;
 }
 
-/* Turns the loop until cond holds; the program defines `static void turn(void)`, one turn as worker.c
- * makes it. */
+/* Turns the loop until cond holds; the program defines `static void turn(void)`, one turn as
+ * worker.c makes it. */
 #define AWAIT_TURNS(cond)                                                                          \
     do {                                                                                           \
         const int64_t end_ = clock_mono_us() + 20 * INT64_C(1000000);                              \
