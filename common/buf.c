@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "utf8.h"
 
 #define FIRST_CAP 256
 

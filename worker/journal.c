@@ -20,7 +20,8 @@
 #define BATCH_BYTES_MAX                                                                            \
     ((size_t)8 * 1024 * 1024) /* payload and kept bytes in one transaction       */
 #define STALL_MS       30000
-#define RETRY_AFTER_US 1000000 /* after an error that is not the data's            */
+#define RETRY_AFTER_US 1000000  /* after an error that is not the data's            */
+#define WARY_US        10000000 /* rows that exist come in clumps: after a crash, a lost answer */
 
 struct journal {
     unsigned magic;
@@ -40,9 +41,11 @@ struct journal {
     bool out;
     int64_t sent_mono_us;
     int64_t not_before_mono_us; /* after an own fault */
+    int64_t wary_until_mono_us; /* rows may be there already */
+    bool sent_wary;
     uint64_t sends;
 
-    struct counter *batches, *rows_total, *retries, *rejected;
+    struct counter *batches, *rows_total, *existing, *retries, *rejected;
     struct histogram *seconds, *sizes;
 };
 
@@ -119,6 +122,12 @@ static bool data_refused(const struct pg_reply *reply)
                                   strncmp(state, "23", 2) == 0 || strcmp(state, "P0001") == 0);
 }
 
+/* Consumed again after a crash, or an answer was lost: from now on such rows are left alone. */
+static bool met_existing_row(const struct journal *j, const struct pg_reply *reply)
+{
+    return reply->failed >= 0 && !j->sent_wary && strcmp(reply->err->sqlstate, "23505") == 0;
+}
+
 static void refused(struct journal *j, const struct pg_reply *reply)
 {
     size_t first = 0;
@@ -145,6 +154,11 @@ static void replied(void *ctx, const struct pg_reply *reply)
     j->out = false;
     if (reply->ok) {
         committed(j);
+        return;
+    }
+    j->wary_until_mono_us = clock_mono_us() + WARY_US;
+    if (met_existing_row(j, reply)) {
+        j->existing->value++;
     } else if (data_refused(reply)) {
         refused(j, reply);
     } else {
@@ -184,7 +198,9 @@ static void send_range(struct journal *j)
     size_t end = 0;
     CHECK(bisect_current(&j->parts, &first, &end));
     const struct pg_stmt *stmts = NULL;
-    const int n = journal_rows_build(j->rows, &j->batch[first], end - first, ++j->sends, &stmts);
+    j->sent_wary = clock_mono_us() < j->wary_until_mono_us;
+    const int n = journal_rows_build(j->rows, &j->batch[first], end - first, ++j->sends,
+                                     j->sent_wary, &stmts);
     j->sent_mono_us = clock_mono_us();
     j->out = pg_submit(j->pg, stmts, n, replied, j);
 }
@@ -265,6 +281,8 @@ static void register_metrics(struct journal *j)
     j->batches = metrics_counter("nrw_journal_batches_total", NULL, "transactions committed");
     j->rows_total =
         metrics_counter("nrw_journal_entries_total", NULL, "delivery outcomes committed");
+    j->existing = metrics_counter("nrw_journal_existing_total", NULL,
+                                  "batches sent again because a row was there already");
     j->retries =
         metrics_counter("nrw_journal_retries_total", NULL, "batches that have to be sent again");
     j->rejected = metrics_counter("nrw_journal_rejected_total", NULL,

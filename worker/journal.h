@@ -1,9 +1,10 @@
 /* What happened, made durable: entries collect and go to PostgreSQL in batches, one transaction a
- * batch (one unit of pg.h). Every statement is idempotent, so a batch whose answer was lost is
- * simply sent again. A batch that the server refuses because of its data is bisected until the bad
- * entry stands alone (R37): that entry is written once more without the outsider's bytes, and when
- * even that is refused it is handed back as rejected. All other failures are ours: the batch waits
- * for the connection and is sent again. */
+ * batch (one unit of pg.h). Every batch is idempotent, so one whose answer was lost is simply sent
+ * again: rows that are there refuse it (that is cheaper than asking for each), and then it goes in
+ * a form that leaves them alone. A batch that the server refuses because of its data is bisected
+ * until the bad entry stands alone (R37): that entry is written once more without the outsider's
+ * bytes, and when even that is refused it is handed back as rejected. All other failures are ours:
+ * the batch waits for the connection and is sent again. */
 #ifndef NRW_JOURNAL_H
 #define NRW_JOURNAL_H
 

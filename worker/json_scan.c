@@ -31,7 +31,10 @@ static bool value(struct scan *s, struct json_member *ret);
 
 static char peek(const struct scan *s)
 {
-    return s->at < s->end ? *s->at : '\0'; /* a NUL is wrong wherever this is asked */
+    if (s->at < s->end) {
+        return *s->at;
+    }
+    return '\0'; /* a NUL is wrong wherever this is asked */
 }
 
 static void skip_blanks(struct scan *s)

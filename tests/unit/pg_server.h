@@ -128,6 +128,28 @@ PG_SERVER_MAYBE static bool pg_server_find(void)
     return ok;
 }
 
+/* Runs the server over the folder that is there; also again, after pg_server_kill(). */
+PG_SERVER_MAYBE static void pg_server_launch(void)
+{
+    char data[128];
+    char postgres[300];
+    char sockets[160];
+    pg_server_format(data, sizeof(data), "%s/data", pg_server.dir);
+    pg_server_format(postgres, sizeof(postgres), "%s/postgres", pg_server.bin);
+    pg_server_format(sockets, sizeof(sockets), "unix_socket_directories=%s", pg_server.dir);
+    pg_server.postmaster = pg_server_spawn((const char *const[]){
+        postgres, "-D", data, "-c", "listen_addresses=", "-c", sockets, "-c", "fsync=off", "-c",
+        "max_connections=20", "-c", "shared_buffers=16MB", NULL});
+    pg_server_connect_admin();
+}
+
+/* As a crash would. */
+PG_SERVER_MAYBE static void pg_server_kill(void)
+{
+    kill(pg_server.postmaster, SIGQUIT);
+    waitpid(pg_server.postmaster, NULL, 0);
+}
+
 PG_SERVER_MAYBE static int pg_server_start(void **state)
 {
     (void)state;
@@ -143,22 +165,15 @@ PG_SERVER_MAYBE static int pg_server_start(void **state)
     }
     char data[128];
     char initdb[300];
-    char postgres[300];
-    char sockets[160];
     int status;
     pg_server_format(data, sizeof(data), "%s/data", pg_server.dir);
     pg_server_format(initdb, sizeof(initdb), "%s/initdb", pg_server.bin);
-    pg_server_format(postgres, sizeof(postgres), "%s/postgres", pg_server.bin);
-    pg_server_format(sockets, sizeof(sockets), "unix_socket_directories=%s", pg_server.dir);
     pid_t pid =
         pg_server_spawn((const char *const[]){initdb, "-D", data, "-U", "postgres", "-A", "trust",
                                               "-N", "-E", "UTF8", "--no-locale", NULL});
     assert_int_equal(pid, waitpid(pid, &status, 0));
     assert_int_equal(0, status);
-    pg_server.postmaster = pg_server_spawn((const char *const[]){
-        postgres, "-D", data, "-c", "listen_addresses=", "-c", sockets, "-c", "fsync=off", "-c",
-        "max_connections=20", "-c", "shared_buffers=16MB", NULL});
-    pg_server_connect_admin();
+    pg_server_launch();
     return 0;
 }
 
@@ -174,8 +189,7 @@ PG_SERVER_MAYBE static int pg_server_stop(void **state)
     (void)state;
     PQfinish(pg_server.admin);
     if (pg_server.postmaster > 0) {
-        kill(pg_server.postmaster, SIGQUIT);
-        waitpid(pg_server.postmaster, NULL, 0);
+        pg_server_kill();
         nftw(pg_server.dir, pg_server_remove_entry, 16, FTW_DEPTH | FTW_PHYS);
     }
     return 0;

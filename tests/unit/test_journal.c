@@ -60,14 +60,14 @@ static int begin(void **state)
 {
     (void)state;
     memset(&world, 0, sizeof(world));
-    if (server.postmaster == 0) {
+    if (pg_server.postmaster == 0) {
         return 0;
     }
     char url[160];
     const struct timeval tick = {.tv_usec = 2000};
     sql("DELETE FROM events; DELETE FROM attempts; DELETE FROM pending_deliveries;"
         "DELETE FROM consumer_progress");
-    server_url(url, sizeof(url), "postgres");
+    pg_server_url(url, sizeof(url), "postgres");
     settings_defaults(&world.cfg);
     settings_set(&world.cfg.database_url, url);
     world.base = event_base_new();
@@ -80,7 +80,7 @@ static int begin(void **state)
 static int end(void **state)
 {
     (void)state;
-    if (server.postmaster == 0) {
+    if (pg_server.postmaster == 0) {
         return 0;
     }
     journal_free(world.journal);
@@ -145,7 +145,7 @@ static void await_all(void)
 static void every_column_is_as_it_happened(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     open_journal();
     struct nrw_event *ev = event_make(&world.account, world.tracker, 4711, 1);
     static const char trace[] = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01";
@@ -195,7 +195,7 @@ static void every_column_is_as_it_happened(void **state)
 static void what_is_not_there_is_null(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     open_journal();
     struct item *item = make_item(event_make(&world.account, NULL, 0, 1), 1); /* not from Kafka */
     item->e.status_code = 0;
@@ -213,7 +213,7 @@ static void what_is_not_there_is_null(void **state)
 static void a_fault_of_ours_writes_no_attempt(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     open_journal();
     struct item *item = make_item(event_make(&world.account, world.tracker, 3, 1), 1);
     item->e.outcome = NULL;
@@ -231,7 +231,7 @@ static void a_fault_of_ours_writes_no_attempt(void **state)
 static void hostile_error_texts_are_cleaned_and_written(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     static const char *const texts[] = {
         "\xff\xfe",
         "a\x80z",
@@ -260,7 +260,7 @@ static void hostile_error_texts_are_cleaned_and_written(void **state)
 static void an_event_of_many_webhooks_is_sent_once(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     sql("CREATE TABLE proposed (id uuid);"
         "CREATE FUNCTION propose() RETURNS trigger LANGUAGE plpgsql AS $$"
         " BEGIN INSERT INTO proposed VALUES (new.id); RETURN new; END $$;"
@@ -286,7 +286,7 @@ static void an_event_of_many_webhooks_is_sent_once(void **state)
 static void a_pending_row_only_moves_to_a_later_attempt(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     static const struct {
         unsigned attempt;
         long stored;
@@ -311,7 +311,7 @@ static void a_pending_row_only_moves_to_a_later_attempt(void **state)
 static void progress_is_the_highest_offset_and_never_goes_back(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     open_journal();
     static const unsigned offsets[] = {5, 90, 17};
     for (unsigned i = 0; i < COUNT(offsets); i++) { /* one batch, not in order */
@@ -338,7 +338,7 @@ static void progress_is_the_highest_offset_and_never_goes_back(void **state)
 static void a_batch_has_at_most_journal_batch_max_entries(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     world.cfg.journal_batch_max = 40;
     open_journal();
     for (unsigned i = 0; i < 333; i++) {
@@ -354,7 +354,7 @@ static void a_batch_has_at_most_journal_batch_max_entries(void **state)
 static void a_batch_has_at_most_eight_mib(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     char *payload = mem_zero(1, LIMIT_EVENT_BYTES);
     open_journal();
     for (unsigned i = 0; i < 70; i++) {
@@ -374,7 +374,7 @@ static void a_batch_has_at_most_eight_mib(void **state)
 static void a_small_batch_waits_for_company_and_a_quarter_goes_at_once(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     world.cfg.journal_batch_max = 100;
     world.cfg.journal_linger = 3600000;
     open_journal();
@@ -393,7 +393,7 @@ static void a_small_batch_waits_for_company_and_a_quarter_goes_at_once(void **st
 static void a_lonely_entry_goes_when_it_has_lingered(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     world.cfg.journal_linger = 50;
     open_journal();
     event_del(world.ticker); /* the journal wakes the loop by itself */
@@ -446,7 +446,7 @@ static struct item *add_answered(unsigned n, const char *error)
 static void a_bad_row_fails_alone_after_a_bare_try(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     refuse_attempts("new.event_id = 'e0000000-0000-4000-8000-00000000001f'");
     open_journal();
     for (unsigned i = 0; i < 100; i++) {
@@ -466,7 +466,7 @@ static void a_bad_row_fails_alone_after_a_bare_try(void **state)
 static void a_constraint_is_the_datas_fault_too(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     sql("ALTER TABLE events ADD CONSTRAINT short CHECK (octet_length(event_type) < 20)");
     open_journal();
     for (unsigned i = 0; i < 20; i++) {
@@ -488,7 +488,7 @@ static void a_constraint_is_the_datas_fault_too(void **state)
 static void what_only_the_outsiders_bytes_spoil_is_written_without_them(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     refuse_attempts("new.error LIKE '%poison%'");
     open_journal();
     for (unsigned i = 0; i < 30; i++) {
@@ -508,7 +508,7 @@ static void what_only_the_outsiders_bytes_spoil_is_written_without_them(void **s
 static void any_set_of_bad_rows_is_told_from_the_good_ones(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     uint64_t seed = 77;
     long bad_n = 0;
     static bool bad[ITEMS_MAX];
@@ -541,7 +541,7 @@ static void any_set_of_bad_rows_is_told_from_the_good_ones(void **state)
 static void the_same_failed_delivery_twice_in_a_batch_is_written(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     open_journal();
     for (unsigned i = 0; i < 10; i++) {
         struct nrw_event *ev = event_make(&world.account, world.tracker, i, i / 2);
@@ -565,7 +565,7 @@ static void the_same_failed_delivery_twice_in_a_batch_is_written(void **state)
 static void a_fault_that_hits_every_row_rejects_none(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     sql("ALTER TABLE attempts RENAME TO elsewhere");
     open_journal();
     for (unsigned i = 0; i < 30; i++) {
@@ -588,7 +588,7 @@ static void a_fault_that_hits_every_row_rejects_none(void **state)
 static void nothing_is_lost_or_told_twice_when_postgresql_goes_away(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     world.cfg.journal_batch_max = 50;
     open_journal();
     for (unsigned i = 0; i < 300; i++) {
@@ -596,7 +596,7 @@ static void nothing_is_lost_or_told_twice_when_postgresql_goes_away(void **state
     }
     AWAIT_TURNS(world.ended > 0);
     journal_after_turn(world.journal); /* a batch is out now */
-    kill_server();
+    pg_server_kill();
     AWAIT_TURNS(!journal_up(world.journal));
     const size_t before = world.ended;
     assert_in_range(before, 50, 299);
@@ -608,8 +608,7 @@ static void nothing_is_lost_or_told_twice_when_postgresql_goes_away(void **state
     }
     assert_int_equal(before, world.ended);
     assert_int_equal(400 - before, journal_waiting(world.journal));
-    launch_server();
-    connect_admin();
+    pg_server_launch();
     await_all();
     for (size_t i = 0; i < world.n; i++) {
         assert_int_equal(JOURNAL_COMMITTED, world.items[i].end);
@@ -669,7 +668,7 @@ static void relay_accept(struct evconnlistener *listener, evutil_socket_t fd, st
         return;
     }
     struct sockaddr_un to = {.sun_family = AF_UNIX};
-    snprintf(to.sun_path, sizeof(to.sun_path), "%s/" SOCKET_NAME, server.dir);
+    snprintf(to.sun_path, sizeof(to.sun_path), "%s/" PG_SERVER_SOCKET, pg_server.dir);
     relay.client = bufferevent_socket_new(world.base, fd, BEV_OPT_CLOSE_ON_FREE);
     relay.backend = bufferevent_socket_new(world.base, -1, BEV_OPT_CLOSE_ON_FREE);
     bufferevent_setcb(relay.client, relay_read, NULL, relay_event, NULL);
@@ -705,7 +704,7 @@ static void relay_stop(void)
 static void a_batch_whose_answer_was_lost_is_sent_again_and_written_once(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     relay_start();
     open_journal();
     relay.deaf = true;
@@ -741,7 +740,7 @@ static void a_batch_whose_answer_was_lost_is_sent_again_and_written_once(void **
 static void what_has_no_answer_at_the_end_is_forgotten(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     relay_start();
     open_journal();
     relay.deaf = true;
@@ -782,5 +781,5 @@ int main(void)
         JOURNAL_TEST(what_has_no_answer_at_the_end_is_forgotten),
     };
     log_init(LOG_LEVEL_ERROR, STDERR_FILENO);
-    return cmocka_run_group_tests(tests, start_server_with_schema, stop_server);
+    return cmocka_run_group_tests(tests, start_server_with_schema, pg_server_stop);
 }

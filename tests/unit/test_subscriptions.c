@@ -96,13 +96,13 @@ static int begin(void **state)
 {
     (void)state;
     memset(&world, 0, sizeof(world));
-    if (server.postmaster == 0) {
+    if (pg_server.postmaster == 0) {
         return 0;
     }
     char url[160];
     const struct timeval tick = {.tv_usec = 2000};
     sql("DELETE FROM webhooks; DELETE FROM tenants");
-    server_url(url, sizeof(url), "postgres");
+    pg_server_url(url, sizeof(url), "postgres");
     settings_defaults(&world.cfg);
     settings_set(&world.cfg.database_url, url);
     world.guard = netguard_new("", "", NULL);
@@ -119,7 +119,7 @@ static int begin(void **state)
 static int end(void **state)
 {
     (void)state;
-    if (server.postmaster == 0) {
+    if (pg_server.postmaster == 0) {
         return 0;
     }
     for (size_t i = 0; i < world.n; i++) {
@@ -212,7 +212,7 @@ static const struct seen *match(unsigned owner)
 static void the_first_event_loads_the_tenant_and_the_next_ones_find_it(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     insert(1, 1, "https://one.example.com/", "{alert.created}");
     insert(2, 1, "https://two.example.com/", "{*}");
     insert(3, 2, "https://other.example.com/", "{*}"); /* somebody else's */
@@ -235,7 +235,7 @@ static void the_first_event_loads_the_tenant_and_the_next_ones_find_it(void **st
 static void only_webhooks_that_want_the_type_are_matched(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     insert(1, 1, "https://one.example.com/", "{scan.completed,scan.failed}");
     insert(2, 1, "https://two.example.com/", "{scan.completed,alert.created}");
     insert(3, 1, "https://three.example.com/", "{alert.*}");
@@ -249,7 +249,7 @@ static void only_webhooks_that_want_the_type_are_matched(void **state)
 static void a_tenant_without_webhooks_is_remembered_too(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     up();
     assert_int_equal(0, match(5)->n);
     send_event(5, NULL, 1);
@@ -260,7 +260,7 @@ static void a_tenant_without_webhooks_is_remembered_too(void **state)
 static void paused_disabled_and_deleted_webhooks_want_nothing(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     for (unsigned i = 1; i <= 5; i++) {
         insert(i, 1, "https://hooks.example.com/", "{*}");
     }
@@ -279,7 +279,7 @@ static void paused_disabled_and_deleted_webhooks_want_nothing(void **state)
 static void many_tenants_share_few_queries(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     for (unsigned i = 0; i < 100; i++) {
         insert(i, i, "https://hooks.example.com/", "{*}");
         send_event(i, NULL, i);
@@ -295,7 +295,7 @@ static void many_tenants_share_few_queries(void **state)
 static void a_tenant_that_waited_for_the_connection_is_loaded_once(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     insert(1, 1, "https://hooks.example.com/", "{*}");
     assert_false(subscriptions_up(world.subs));
     assert_int_equal(1, match(1)->n);
@@ -307,7 +307,7 @@ static void a_tenant_that_waited_for_the_connection_is_loaded_once(void **state)
 static void a_failed_load_is_repeated(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     insert(1, 1, "https://hooks.example.com/", "{*}");
     up();
     sql("BEGIN; LOCK webhooks");
@@ -328,7 +328,7 @@ static void a_failed_load_is_repeated(void **state)
 static void a_changed_webhook_is_told_and_used(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     insert(1, 1, "https://old.example.com/", "{*}");
     insert(2, 1, "https://same.example.com/", "{*}");
     up();
@@ -349,7 +349,7 @@ static void a_changed_webhook_is_told_and_used(void **state)
 static void a_new_webhook_is_used_by_the_next_event(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     up();
     assert_int_equal(0, match(1)->n);
     insert(1, 1, "https://hooks.example.com/", "{*}");
@@ -362,7 +362,7 @@ static const char *const ends[] = {"active = false", "status = 'disabled'", "del
 static void a_webhook_that_ends_is_told(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     for (unsigned i = 0; i < COUNT(ends); i++) {
         insert(i, 1, "https://hooks.example.com/", "{*}");
     }
@@ -383,7 +383,7 @@ static void a_webhook_that_ends_is_told(void **state)
 static void bookkeeping_loads_nothing(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     insert(1, 1, "https://hooks.example.com/", "{*}");
     insert(2, 2, "https://hooks.example.com/", "{*}");
     up();
@@ -404,7 +404,7 @@ static void bookkeeping_loads_nothing(void **state)
 static void a_change_told_while_the_load_is_out_is_loaded_once_more(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     insert(1, 1, "https://hooks.example.com/", "{*}");
     up();
     /* Somebody else's question in front of the load: the notification comes between the two. */
@@ -430,20 +430,20 @@ static void a_change_told_while_the_load_is_out_is_loaded_once_more(void **state
 static void what_changed_while_nobody_listened_is_loaded_before_use(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     insert(1, 1, "https://old.example.com/", "{*}");
     insert(2, 2, "https://hooks.example.com/", "{*}");
     up();
     (void)match(1);
     (void)match(2);
-    assert_int_equal(0, kill(server.postmaster, SIGSTOP)); /* nobody new gets in */
+    assert_int_equal(0, kill(pg_server.postmaster, SIGSTOP)); /* nobody new gets in */
     sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "
         "'nrw-worker-subscriptions'");
     AWAIT_TURNS(!subscriptions_up(world.subs));
     update(1, "url = 'https://new.example.com/'");
     send_event(1, NULL, 2); /* what is in memory is as good as ever while nothing can be asked */
     assert_int_equal(3, world.n);
-    assert_int_equal(0, kill(server.postmaster, SIGCONT));
+    assert_int_equal(0, kill(pg_server.postmaster, SIGCONT));
     up();
     send_event(1, NULL, 3);
     assert_int_equal(3, world.n); /* not from memory */
@@ -457,7 +457,7 @@ static void what_changed_while_nobody_listened_is_loaded_before_use(void **state
 static void a_lost_notification_is_found_by_the_poll(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     subscriptions_free(world.subs);
     world.cfg.subscriptions_poll = 50;
     open_subscriptions();
@@ -485,7 +485,7 @@ static void a_lost_notification_is_found_by_the_poll(void **state)
 static void above_tenants_max_the_least_recently_used_goes(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     world.cfg.tenants_max = 3;
     up();
     for (unsigned i = 1; i <= 3; i++) {
@@ -508,7 +508,7 @@ static void above_tenants_max_the_least_recently_used_goes(void **state)
 static void a_tenant_that_is_loading_is_never_dropped(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     world.cfg.tenants_max = 2;
     for (unsigned i = 0; i < 20; i++) {
         insert(i, i, "https://hooks.example.com/", "{*}");
@@ -537,7 +537,7 @@ static void a_tenant_that_is_loading_is_never_dropped(void **state)
 static void waiting_events_of_a_tracker_are_abandoned(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     struct tracker *gone = tracker_new(1, 1);
     insert(1, 1, "https://hooks.example.com/", "{*}");
     up();
@@ -566,7 +566,7 @@ static void waiting_events_of_a_tracker_are_abandoned(void **state)
 static void the_end_abandons_what_waits(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     up();
     sql("BEGIN; LOCK webhooks");
     send_event(1, world.tracker, 0);
@@ -587,7 +587,7 @@ static void the_end_abandons_what_waits(void **state)
 static void the_previous_secret_counts_until_its_end(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     char set[2048];
     char secret[1100];
     static const char *const untils[] = {"now() + interval '1 hour'",
@@ -613,7 +613,7 @@ static void the_previous_secret_counts_until_its_end(void **state)
 static void rows_with_a_bad_url_or_secret_are_matched_with_their_fault(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     insert(1, 1, "https://10.0.0.1/", "{*}");
     insert(2, 1, "https://hooks.example.com/", "{*}");
     insert(3, 1, "https://hooks.example.com/", "{*}");
@@ -629,7 +629,7 @@ static void rows_with_a_bad_url_or_secret_are_matched_with_their_fault(void **st
 static void a_repaired_row_is_usable_again(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     insert(1, 1, "https://10.0.0.1/", "{*}");
     up();
     assert_int_equal(WEBHOOK_BAD_URL, match(1)->webhooks[0]->fault);
@@ -665,5 +665,5 @@ int main(void)
         SUBSCRIPTIONS_TEST(a_repaired_row_is_usable_again),
     };
     log_init(LOG_LEVEL_ERROR, STDERR_FILENO);
-    return cmocka_run_group_tests(tests, start_server_with_schema, stop_server);
+    return cmocka_run_group_tests(tests, start_server_with_schema, pg_server_stop);
 }

@@ -69,7 +69,7 @@ static int begin(void **state)
 {
     (void)state;
     memset(&world, 0, sizeof(world));
-    if (server.postmaster == 0) {
+    if (pg_server.postmaster == 0) {
         return 0;
     }
     char url[160];
@@ -77,7 +77,7 @@ static int begin(void **state)
     const struct pg_handlers none = {0};
     const struct suspects_handlers on = {.cleared = on_cleared, .known = on_known, .ctx = &world};
     sql("DELETE FROM attempts; DELETE FROM pending_deliveries; DELETE FROM consumer_progress");
-    server_url(url, sizeof(url), "postgres");
+    pg_server_url(url, sizeof(url), "postgres");
     settings_defaults(&world.cfg);
     world.base = event_base_new();
     world.ticker = event_new(world.base, -1, EV_PERSIST, on_tick, NULL);
@@ -99,7 +99,7 @@ static void close_world(void)
 static int end(void **state)
 {
     (void)state;
-    if (server.postmaster == 0) {
+    if (pg_server.postmaster == 0) {
         return 0;
     }
     close_world();
@@ -144,7 +144,7 @@ static bool covers(const struct tracker *t, int64_t offset)
 static void the_window_ends_at_the_journaled_offset(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     progress_row("netrecon-webhooks", "netrecon.events", 3, 1000);
     struct tracker *t = tracker_new(3, 1);
     assign(t);
@@ -160,7 +160,7 @@ static void the_window_ends_at_the_journaled_offset(void **state)
 static void a_partition_without_progress_has_no_window(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     progress_row("another-group", "netrecon.events", 0, 1000);
     progress_row("netrecon-webhooks", "another.topic", 0, 1000);
     progress_row("netrecon-webhooks", "netrecon.events", 1, 1000);
@@ -174,7 +174,7 @@ static void a_partition_without_progress_has_no_window(void **state)
 static void an_assignment_after_the_question_waits_for_the_next_one(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     progress_row("netrecon-webhooks", "netrecon.events", 0, 10);
     progress_row("netrecon-webhooks", "netrecon.events", 1, 20);
     struct tracker *first = tracker_new(0, 1);
@@ -196,7 +196,7 @@ static void an_assignment_after_the_question_waits_for_the_next_one(void **state
 static void a_partition_that_comes_back_is_asked_for_again(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     progress_row("netrecon-webhooks", "netrecon.events", 0, 10);
     struct tracker *t = tracker_new(0, 1);
     assign(t);
@@ -215,7 +215,7 @@ static void a_partition_that_comes_back_is_asked_for_again(void **state)
 static void an_empty_assignment_forgets_no_question(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     struct tracker *t = tracker_new(0, 1);
     assign(t);
     suspects_assigned(world.suspects, NULL, 0);
@@ -226,7 +226,7 @@ static void an_empty_assignment_forgets_no_question(void **state)
 static void a_lost_connection_asks_again(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     progress_row("netrecon-webhooks", "netrecon.events", 0, 10);
     struct tracker *t = tracker_new(0, 1);
     AWAIT_TURNS(pg_is_up(world.pg));
@@ -274,7 +274,7 @@ static void note_pending(const struct delivery *d)
 static void what_has_an_attempt_or_a_pending_row_is_known(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     struct tracker *t = tracker_new(0, 1);
     (void)add(t, 1);
     note_attempt(add(t, 2));
@@ -293,7 +293,7 @@ static void what_has_an_attempt_or_a_pending_row_is_known(void **state)
 static void many_suspects_come_back_once_each_and_in_order(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     struct tracker *t = tracker_new(0, 1);
     for (unsigned i = 0; i < SUSPECTS_MAX - 3; i++) { /* three look-ups, the last one smaller */
         const struct delivery *d = add(t, i);
@@ -316,7 +316,7 @@ static void many_suspects_come_back_once_each_and_in_order(void **state)
 static void nothing_is_asked_while_there_is_nothing_to_ask(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     AWAIT_TURNS(pg_is_up(world.pg));
     for (int i = 0; i < 5; i++) {
         turn();
@@ -330,7 +330,7 @@ static void nothing_is_asked_while_there_is_nothing_to_ask(void **state)
 static void what_is_abandoned_while_its_lookup_is_out_does_not_come_back(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     struct tracker *gone = tracker_new(0, 1);
     struct tracker *stays = tracker_new(1, 1);
     AWAIT_TURNS(pg_is_up(world.pg));
@@ -361,7 +361,7 @@ static void what_is_abandoned_while_its_lookup_is_out_does_not_come_back(void **
 static void an_abandoned_suspect_leaves_its_slot_open(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     int64_t offset = 0;
     struct tracker *t = tracker_new(0, 1);
     (void)add(t, 1);
@@ -374,7 +374,7 @@ static void an_abandoned_suspect_leaves_its_slot_open(void **state)
 static void a_lookup_that_was_lost_is_repeated(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     struct tracker *t = tracker_new(0, 1);
     AWAIT_TURNS(pg_is_up(world.pg));
     sql("BEGIN; LOCK attempts");
@@ -396,7 +396,7 @@ static void a_lookup_that_was_lost_is_repeated(void **state)
 static void the_end_abandons_what_waits_and_what_is_out(void **state)
 {
     (void)state;
-    NEEDS_SERVER();
+    pg_server_needed();
     struct tracker *t = tracker_new(0, 1);
     AWAIT_TURNS(pg_is_up(world.pg));
     sql("BEGIN; LOCK attempts; LOCK consumer_progress");
@@ -431,5 +431,5 @@ int main(void)
         SUSPECTS_TEST(the_end_abandons_what_waits_and_what_is_out),
     };
     log_init(LOG_LEVEL_ERROR, STDERR_FILENO);
-    return cmocka_run_group_tests(tests, start_server_with_schema, stop_server);
+    return cmocka_run_group_tests(tests, start_server_with_schema, pg_server_stop);
 }
