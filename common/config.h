@@ -7,8 +7,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "bounds.h"
 #include "buf.h"
-#include "limits.h"
 #include "log.h"
 
 typedef char *config_str; /* never NULL after config_load */

@@ -15,8 +15,8 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
+#include "bounds.h"
 #include "err.h"
-#include "limits.h"
 #include "netguard.h"
 
 struct endpoint {

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-#include "limits.h"
+#include "bounds.h"
 
 const struct event_type event_types[EVENT_TYPES_N] = {
     {"alert.created", "New alert generated"},

@@ -23,11 +23,11 @@
 #include <ares.h>
 #include <arpa/nameser.h>
 
+#include "bounds.h"
 #include "check.h"
 #include "clock.h"
 #include "dnscache.h"
 #include "dnschannel.h"
-#include "limits.h"
 #include "mem.h"
 
 #define RESOLVER_MAGIC 0x7265736fu

@@ -13,7 +13,7 @@
 #include <string.h>
 
 #include "base64.h"
-#include "limits.h"
+#include "bounds.h"
 #include "mem.h"
 
 #define SHA256_LEN 32

@@ -7,10 +7,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bounds.h"
 #include "buf.h"
 #include "config.h"
 #include "ids.h"
-#include "limits.h"
 #include "seal.h"
 
 static const char usage[] =

@@ -5,9 +5,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "bounds.h"
 #include "err.h"
 #include "ids.h"
-#include "limits.h"
 
 struct envelope {
     struct uuid id;

@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bounds.h"
 #include "check.h"
 #include "clock.h"
-#include "limits.h"
 #include "mem.h"
 #include "pgarray.h"
 

@@ -7,8 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "bounds.h"
 #include "config.h"
-#include "limits.h"
 #include "transport.h"
 
 enum outcome_kind {

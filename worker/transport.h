@@ -9,9 +9,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "bounds.h"
 #include "endpoint.h"
 #include "err.h"
-#include "limits.h"
 #include "netguard.h"
 
 struct transport;

@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bounds.h"
 #include "check.h"
 #include "event_types.h"
-#include "limits.h"
 #include "log.h"
 #include "mem.h"
 

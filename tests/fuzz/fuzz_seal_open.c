@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "check.h"
-#include "limits.h"
+#include "bounds.h"
 #include "mem.h"
 #include "seal.h"
 

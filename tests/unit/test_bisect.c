@@ -81,9 +81,9 @@ static void every_good_element_gets_through_and_every_bad_one_stands_alone(void 
         memset(&r, 0, sizeof(r));
         r.n = 1 + random_below(&seed, round % 10 == 0 ? N_MAX : 40);
         const size_t percent = random_below(&seed, 101);
+        const size_t of = round % 3 == 0 ? 2000 : 100; /* few bad ones, too */
         for (size_t i = 0; i < r.n; i++) {
-            r.bad[i] = percent == 100 || random_below(&seed, 100 * (round % 3 == 0 ? 20 : 1)) <
-                                             percent; /* few bad ones, too */
+            r.bad[i] = percent == 100 || random_below(&seed, of) < percent;
             r.bad_n += r.bad[i];
         }
         play(&r);

@@ -77,8 +77,7 @@ struct row {
     const char *body;
 };
 
-/* --- valid
- * ---------------------------------------------------------------------------------------------- */
+/* --- valid --- */
 
 static void the_five_members_are_read(void **state)
 {
@@ -234,9 +233,7 @@ static void an_event_name_may_have_128_characters_and_no_more(void **state)
     }
 }
 
-/* --- size
- * -----------------------------------------------------------------------------------------------
- */
+/* --- size --- */
 
 /* An event of exactly len bytes. */
 static void fill_to(size_t len)
@@ -258,7 +255,8 @@ static void exactly_256_kib_is_an_event_and_one_byte_more_is_not(void **state)
     fill_to(LIMIT_EVENT_BYTES + 1);
     refuse_at("256 KiB + 1", room, LIMIT_EVENT_BYTES + 1, ENVELOPE_TOO_LARGE);
     memset(room, ' ', ROOM);
-    memcpy(room, WHOLE, strlen(WHOLE));
+    memcpy(room, WHOLE, sizeof(WHOLE));
+    room[sizeof(WHOLE) - 1] = ' ';
     refuse_at("blanks count", room, LIMIT_EVENT_BYTES + 1, ENVELOPE_TOO_LARGE);
 }
 
@@ -273,8 +271,7 @@ static void no_value_is_a_tombstone(void **state)
     refuse_at("no bytes", "", 0, ENVELOPE_EMPTY);
 }
 
-/* --- depth
- * ---------------------------------------------------------------------------------------------- */
+/* --- depth --- */
 
 /* The root is level 1, data level 2, and each array one more. */
 static size_t nest(size_t levels)
@@ -305,8 +302,7 @@ static void nesting_is_accepted_to_its_limit_and_harmless_beyond(void **state)
     refuse_at("only brackets", room, LIMIT_EVENT_BYTES, ENVELOPE_NOT_JSON);
 }
 
-/* --- not JSON
- * ------------------------------------------------------------------------------------------- */
+/* --- not JSON --- */
 
 static const struct row not_json[] = {
     {"one word", "hello"},
@@ -388,8 +384,7 @@ static void every_truncation_of_an_event_is_a_dead_letter(void **state)
     }
 }
 
-/* --- the contract
- * --------------------------------------------------------------------------------------- */
+/* --- the contract --- */
 
 #define WITHOUT_ID     "{" TENANT "," TYPE "," TIME "," DATA
 #define WITHOUT_TENANT "{" ID "," TYPE "," TIME "," DATA

@@ -8,8 +8,8 @@
 #include <cmocka.h>
 #include <string.h>
 
+#include "bounds.h"
 #include "event_types.h"
-#include "limits.h"
 
 #define ALL_KNOWN (((uint32_t)1 << EVENT_TYPES_N) - 1)
 

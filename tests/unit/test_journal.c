@@ -34,8 +34,7 @@ static struct {
     struct item items[ITEMS_MAX];
 } world;
 
-/* --- the world
- * ------------------------------------------------------------------------------------------ */
+/* --- the world --- */
 
 static void on_tick(evutil_socket_t fd, short what, void *ctx)
 {
@@ -138,9 +137,7 @@ static void await_all(void)
     assert_int_equal(0, journal_waiting(world.journal));
 }
 
-/* --- rows
- * -----------------------------------------------------------------------------------------------
- */
+/* --- rows --- */
 
 static void every_column_is_as_it_happened(void **state)
 {
@@ -332,8 +329,7 @@ static void progress_is_the_highest_offset_and_never_goes_back(void **state)
                         "partition) FROM consumer_progress");
 }
 
-/* --- batches
- * -------------------------------------------------------------------------------------------- */
+/* --- batches --- */
 
 static void a_batch_has_at_most_journal_batch_max_entries(void **state)
 {
@@ -404,24 +400,24 @@ static void a_lonely_entry_goes_when_it_has_lingered(void **state)
     assert_true(clock_mono_us() - since >= 50000);
 }
 
-/* --- refused data
- * --------------------------------------------------------------------------------------- */
+/* --- refused data --- */
 
 /* One sequence value for each try: sequences do not roll back. */
 static void refuse_attempts(const char *when)
 {
     char text[1024];
-    snprintf(text, sizeof(text),
-             "CREATE SEQUENCE full_tries; CREATE SEQUENCE bare_tries;"
-             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$"
-             " BEGIN IF %s THEN"
-             "  IF new.error IS NULL AND new.response_headers IS NULL AND new.response_body IS NULL"
-             "  THEN PERFORM nextval('bare_tries'); ELSE PERFORM nextval('full_tries'); END IF;"
-             "  RAISE 'not this one'; END IF;"
-             " RETURN new; END $$;"
-             "CREATE TRIGGER refuse BEFORE INSERT ON attempts FOR EACH ROW EXECUTE FUNCTION "
-             "refuse()",
-             when);
+    pg_server_format(
+        text, sizeof(text),
+        "CREATE SEQUENCE full_tries; CREATE SEQUENCE bare_tries;"
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$"
+        " BEGIN IF %s THEN"
+        "  IF new.error IS NULL AND new.response_headers IS NULL AND new.response_body IS NULL"
+        "  THEN PERFORM nextval('bare_tries'); ELSE PERFORM nextval('full_tries'); END IF;"
+        "  RAISE 'not this one'; END IF;"
+        " RETURN new; END $$;"
+        "CREATE TRIGGER refuse BEFORE INSERT ON attempts FOR EACH ROW EXECUTE FUNCTION "
+        "refuse()",
+        when);
     sql(text);
 }
 
@@ -559,8 +555,36 @@ static void the_same_failed_delivery_twice_in_a_batch_is_written(void **state)
     assert_int_equal(5, sql("SELECT count(*) FROM pending_deliveries"));
 }
 
-/* --- faults of ours
- * ------------------------------------------------------------------------------------- */
+/* Consumed again after a crash: what is there stays, what is new is written, and only the first
+ * batch has to go twice. */
+static void rows_that_are_there_already_are_left_alone(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    open_journal();
+    for (unsigned i = 0; i < 20; i++) {
+        (void)make_item(event_make(&world.account, world.tracker, i, i), 1);
+        journal_add(world.journal, &world.items[i].e);
+    }
+    await_all();
+    sql("CREATE TABLE before AS SELECT delivery_id, attempt, xmin::text AS x FROM attempts");
+    for (unsigned i = 20; i < 60; i++) {
+        (void)make_item(event_make(&world.account, world.tracker, i, i - 20), 1);
+        journal_add(world.journal, &world.items[i].e);
+    }
+    await_all();
+    for (size_t i = 0; i < 60; i++) {
+        assert_int_equal(JOURNAL_COMMITTED, world.items[i].end);
+        assert_false(world.items[i].e.bare);
+    }
+    assert_int_equal(40, sql("SELECT count(*) FROM events"));
+    assert_int_equal(40, sql("SELECT count(*) FROM attempts"));
+    assert_int_equal(20, sql("SELECT count(*) FROM attempts a JOIN before b USING (delivery_id, "
+                             "attempt) WHERE a.xmin::text = b.x"));
+    sql("DROP TABLE before");
+}
+
+/* --- faults of ours --- */
 
 static void a_fault_that_hits_every_row_rejects_none(void **state)
 {
@@ -617,8 +641,7 @@ static void nothing_is_lost_or_told_twice_when_postgresql_goes_away(void **state
     assert_int_equal(400, sql("SELECT count(*) FROM events"));
 }
 
-/* --- the answer that was lost
- * --------------------------------------------------------------------------- */
+/* --- the answer that was lost --- */
 
 /* Passes bytes between the journal and the server, and can keep the server's to itself. */
 static struct {
@@ -668,7 +691,7 @@ static void relay_accept(struct evconnlistener *listener, evutil_socket_t fd, st
         return;
     }
     struct sockaddr_un to = {.sun_family = AF_UNIX};
-    snprintf(to.sun_path, sizeof(to.sun_path), "%s/" PG_SERVER_SOCKET, pg_server.dir);
+    pg_server_format(to.sun_path, sizeof(to.sun_path), "%s/" PG_SERVER_SOCKET, pg_server.dir);
     relay.client = bufferevent_socket_new(world.base, fd, BEV_OPT_CLOSE_ON_FREE);
     relay.backend = bufferevent_socket_new(world.base, -1, BEV_OPT_CLOSE_ON_FREE);
     bufferevent_setcb(relay.client, relay_read, NULL, relay_event, NULL);
@@ -691,7 +714,8 @@ static void relay_start(void)
     assert_non_null(relay.listener);
     assert_int_equal(
         0, getsockname(evconnlistener_get_fd(relay.listener), (struct sockaddr *)&at, &len));
-    snprintf(url, sizeof(url), "postgresql://postgres@127.0.0.1:%d/postgres", ntohs(at.sin_port));
+    pg_server_format(url, sizeof(url), "postgresql://postgres@127.0.0.1:%d/postgres",
+                     ntohs(at.sin_port));
     settings_set(&world.cfg.database_url, url);
 }
 
@@ -709,7 +733,7 @@ static void a_batch_whose_answer_was_lost_is_sent_again_and_written_once(void **
     open_journal();
     relay.deaf = true;
     for (unsigned i = 0; i < 60; i++) {
-        struct item *item = make_item(event_make(&world.account, world.tracker, i, i / 2), i % 2);
+        struct item *item = make_item(event_make(&world.account, world.tracker, i, i), i % 2);
         item->e.pending_reason = i % 3 == 0 ? "retry" : NULL;
         item->e.pending_attempt = 2;
         item->e.pending_at_us = STARTED;
@@ -726,7 +750,7 @@ static void a_batch_whose_answer_was_lost_is_sent_again_and_written_once(void **
     for (size_t i = 0; i < 60; i++) {
         assert_int_equal(JOURNAL_COMMITTED, world.items[i].end);
     }
-    assert_int_equal(30, sql("SELECT count(*) FROM events"));
+    assert_int_equal(60, sql("SELECT count(*) FROM events"));
     assert_int_equal(60, sql("SELECT count(*) FROM attempts"));
     assert_int_equal(20, sql("SELECT count(*) FROM pending_deliveries"));
     assert_int_equal(60, sql("SELECT count(*) FROM attempts a JOIN before b USING (delivery_id, "
@@ -775,6 +799,7 @@ int main(void)
         JOURNAL_TEST(what_only_the_outsiders_bytes_spoil_is_written_without_them),
         JOURNAL_TEST(any_set_of_bad_rows_is_told_from_the_good_ones),
         JOURNAL_TEST(the_same_failed_delivery_twice_in_a_batch_is_written),
+        JOURNAL_TEST(rows_that_are_there_already_are_left_alone),
         JOURNAL_TEST(a_fault_that_hits_every_row_rejects_none),
         JOURNAL_TEST(nothing_is_lost_or_told_twice_when_postgresql_goes_away),
         JOURNAL_TEST(a_batch_whose_answer_was_lost_is_sent_again_and_written_once),

@@ -21,8 +21,7 @@ static struct {
     size_t dropped_open;
 } world;
 
-/* --- the fakes
- * ------------------------------------------------------------------------------------------ */
+/* --- the fakes --- */
 
 static struct delivery *make_delivery(struct webhook *wh, struct tracker *t, int64_t offset)
 {
@@ -66,8 +65,7 @@ void delivery_drop(struct delivery *d, bool settled)
     free_delivery(d);
 }
 
-/* --- the world
- * ------------------------------------------------------------------------------------------ */
+/* --- the world --- */
 
 static int begin(void **state)
 {
@@ -132,8 +130,7 @@ static size_t in_flight_of(const struct webhook *wh)
     return n;
 }
 
-/* --- promises
- * ------------------------------------------------------------------------------------------- */
+/* --- promises --- */
 
 static void one_lane_is_first_in_first_out(void **state)
 {
@@ -254,7 +251,7 @@ static void the_workers_own_limit_is_over_all_lanes_and_keeps_the_turns(void **s
     struct webhook *wh[5];
     for (unsigned i = 0; i < 5; i++) {
         wh[i] = make_webhook(i, 1);
-        add(wh[i], i * 100, 4);
+        add(wh[i], (int64_t)i * 100, 4);
     }
     size_t per_lane[5] = {0};
     for (size_t ended = 0; ended < 20; ended++) {

@@ -32,36 +32,35 @@ static struct outcome judge(enum transport_fault fault, long status, unsigned at
     return outcome_judge(&settings, &r, attempt, NOW, random);
 }
 
-/* --- kinds
- * ---------------------------------------------------------------------------------------------- */
+/* --- kinds --- */
 
 /* What platform.md says of an answer; the last attempt turns RETRY into EXHAUSTED. */
 static const struct {
     enum transport_fault fault;
-    long first, last; /* statuses */
     enum outcome_kind kind;
+    long first, last; /* statuses */
 } kinds[] = {
-    {TRANSPORT_OK, 100, 199, OUTCOME_RETRY},
-    {TRANSPORT_OK, 200, 299, OUTCOME_DELIVERED},
-    {TRANSPORT_OK, 300, 399, OUTCOME_RETRY}, /* redirects are not followed */
-    {TRANSPORT_OK, 400, 409, OUTCOME_RETRY},
-    {TRANSPORT_OK, 410, 410, OUTCOME_GONE},
-    {TRANSPORT_OK, 411, 599, OUTCOME_RETRY},
-    {TRANSPORT_OK, 600, 999, OUTCOME_RETRY},
-    {TRANSPORT_OK, 0, 0, OUTCOME_RETRY},
-    {TRANSPORT_TIMEOUT, 0, 0, OUTCOME_RETRY},
-    {TRANSPORT_TIMEOUT, 200, 299, OUTCOME_RETRY}, /* the status came, the attempt did not end */
-    {TRANSPORT_TIMEOUT, 410, 410, OUTCOME_RETRY},
-    {TRANSPORT_CONNECT, 0, 0, OUTCOME_RETRY},
-    {TRANSPORT_TLS, 0, 0, OUTCOME_RETRY},
-    {TRANSPORT_BROKEN, 0, 0, OUTCOME_RETRY},
-    {TRANSPORT_BROKEN, 200, 200, OUTCOME_RETRY},
-    {TRANSPORT_TOO_LARGE, 0, 0, OUTCOME_RETRY},
-    {TRANSPORT_TOO_LARGE, 200, 200, OUTCOME_RETRY},
-    {TRANSPORT_DENIED, 0, 0, OUTCOME_RETRY},
-    {TRANSPORT_OURS, 0, 0, OUTCOME_OURS},
-    {TRANSPORT_OURS, 200, 200, OUTCOME_OURS},
-    {TRANSPORT_OURS, 410, 410, OUTCOME_OURS},
+    {TRANSPORT_OK, OUTCOME_RETRY, 100, 199},
+    {TRANSPORT_OK, OUTCOME_DELIVERED, 200, 299},
+    {TRANSPORT_OK, OUTCOME_RETRY, 300, 399}, /* redirects are not followed */
+    {TRANSPORT_OK, OUTCOME_RETRY, 400, 409},
+    {TRANSPORT_OK, OUTCOME_GONE, 410, 410},
+    {TRANSPORT_OK, OUTCOME_RETRY, 411, 599},
+    {TRANSPORT_OK, OUTCOME_RETRY, 600, 999},
+    {TRANSPORT_OK, OUTCOME_RETRY, 0, 0},
+    {TRANSPORT_TIMEOUT, OUTCOME_RETRY, 0, 0},
+    {TRANSPORT_TIMEOUT, OUTCOME_RETRY, 200, 299}, /* the status came, the attempt did not end */
+    {TRANSPORT_TIMEOUT, OUTCOME_RETRY, 410, 410},
+    {TRANSPORT_CONNECT, OUTCOME_RETRY, 0, 0},
+    {TRANSPORT_TLS, OUTCOME_RETRY, 0, 0},
+    {TRANSPORT_BROKEN, OUTCOME_RETRY, 0, 0},
+    {TRANSPORT_BROKEN, OUTCOME_RETRY, 200, 200},
+    {TRANSPORT_TOO_LARGE, OUTCOME_RETRY, 0, 0},
+    {TRANSPORT_TOO_LARGE, OUTCOME_RETRY, 200, 200},
+    {TRANSPORT_DENIED, OUTCOME_RETRY, 0, 0},
+    {TRANSPORT_OURS, OUTCOME_OURS, 0, 0},
+    {TRANSPORT_OURS, OUTCOME_OURS, 200, 200},
+    {TRANSPORT_OURS, OUTCOME_OURS, 410, 410},
 };
 
 static void check_kind(size_t row, long status, unsigned attempt)
@@ -91,8 +90,7 @@ static void every_fault_status_and_attempt_has_its_outcome(void **state)
     }
 }
 
-/* --- times
- * ---------------------------------------------------------------------------------------------- */
+/* --- times --- */
 
 static const int64_t schedule_s[] = {0, 30, 120, 600, 3600}; /* before attempt 1 … 5 */
 
@@ -167,7 +165,7 @@ static void a_longer_schedule_of_the_operator_wins_over_the_hour(void **state)
 {
     (void)state;
     const config_delays before = settings.retry_delays;
-    settings.retry_delays.ms[1] = 2 * 3600 * 1000;
+    settings.retry_delays.ms[1] = 7200000;
     assert_int_equal(NOW + 2 * HOUR, judge(TRANSPORT_OK, 503, 1, 10, 0).next_at_us);
     assert_int_equal(NOW + 2 * HOUR, judge(TRANSPORT_OK, 503, 1, 7200, 0).next_at_us);
     settings.retry_delays = before;
@@ -193,8 +191,7 @@ static void what_ends_has_no_next_time(void **state)
     assert_int_equal(0, judge(TRANSPORT_OK, 503, 5, 60, UINT32_MAX).next_at_us);
 }
 
-/* --- names
- * ---------------------------------------------------------------------------------------------- */
+/* --- names --- */
 
 static void only_a_fault_of_ours_writes_no_attempt_row(void **state)
 {

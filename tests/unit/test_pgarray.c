@@ -89,8 +89,7 @@ static void an_array_is_used_again_after_a_reset(void **state)
     pgarray_done(&a);
 }
 
-/* --- results
- * -------------------------------------------------------------------------------------------- */
+/* --- results --- */
 
 static PGresult *result_of(char *value, int len)
 {
@@ -172,8 +171,7 @@ static void a_wrong_type_or_range_is_a_bug(void **state)
     assert_aborts(use_an_overflown_array);
 }
 
-/* --- text of outsiders
- * ---------------------------------------------------------------------------------- */
+/* --- text of outsiders --- */
 
 #define FFFD "\xef\xbf\xbd"
 

@@ -9,7 +9,7 @@
 #include <openssl/err.h>
 #include <string.h>
 
-#include "limits.h"
+#include "bounds.h"
 #include "sign.h"
 
 #define PAGE_BODY "{\"id\":\"x\",\"event\":\"alert.created\"}"

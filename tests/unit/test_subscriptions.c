@@ -35,8 +35,7 @@ static struct {
     uint64_t loads_before;
 } world;
 
-/* --- the world
- * ------------------------------------------------------------------------------------------ */
+/* --- the world --- */
 
 static void on_matched(void *ctx, struct nrw_event *ev, struct webhook *const *webhooks, size_t n)
 {
@@ -155,7 +154,7 @@ static void hex_secret(const char *column, unsigned webhook, unsigned owner, cha
     buf_init(&b, 512);
     assert_true(seal(world.keys, &aad, "a secret of 16 b", 16, &b, NULL));
     for (size_t i = 0; i < b.len; i++) {
-        snprintf(out + 2 * i, 3, "%02x", (unsigned char)b.data[i]);
+        pg_server_format(out + 2 * i, 3, "%02x", (unsigned)(unsigned char)b.data[i]);
     }
     buf_done(&b);
 }
@@ -172,11 +171,12 @@ static void insert(unsigned webhook, unsigned owner, const char *url, const char
     uuid_format(&wh, id);
     uuid_format(&t, owner_id);
     hex_secret("webhooks.secret", webhook, owner, secret);
-    snprintf(text, sizeof(text),
-             "INSERT INTO tenants VALUES ('%s', 'T') ON CONFLICT DO NOTHING;"
-             "INSERT INTO webhooks (id, tenant_id, url, secret, events) VALUES ('%s', '%s', '%s', "
-             "'\\x%s', '%s')",
-             owner_id, id, owner_id, url, secret, events);
+    pg_server_format(
+        text, sizeof(text),
+        "INSERT INTO tenants VALUES ('%s', 'T') ON CONFLICT DO NOTHING;"
+        "INSERT INTO webhooks (id, tenant_id, url, secret, events) VALUES ('%s', '%s', '%s', "
+        "'\\x%s', '%s')",
+        owner_id, id, owner_id, url, secret, events);
     sql(text);
 }
 
@@ -186,7 +186,7 @@ static void update(unsigned webhook, const char *set)
     char text[2048];
     const struct uuid wh = id_of(0x3b, webhook);
     uuid_format(&wh, id);
-    snprintf(text, sizeof(text), "UPDATE webhooks SET %s WHERE id = '%s'", set, id);
+    pg_server_format(text, sizeof(text), "UPDATE webhooks SET %s WHERE id = '%s'", set, id);
     sql(text);
 }
 
@@ -206,8 +206,7 @@ static const struct seen *match(unsigned owner)
     return &world.seen[at];
 }
 
-/* --- loading
- * -------------------------------------------------------------------------------------------- */
+/* --- loading --- */
 
 static void the_first_event_loads_the_tenant_and_the_next_ones_find_it(void **state)
 {
@@ -322,8 +321,7 @@ static void a_failed_load_is_repeated(void **state)
     assert_int_equal(1, world.seen[0].n);
 }
 
-/* --- changes
- * -------------------------------------------------------------------------------------------- */
+/* --- changes --- */
 
 static void a_changed_webhook_is_told_and_used(void **state)
 {
@@ -479,8 +477,7 @@ static void a_lost_notification_is_found_by_the_poll(void **state)
     assert_string_equal("https://new.example.com/", s->webhooks[0]->endpoint.url);
 }
 
-/* --- memory
- * --------------------------------------------------------------------------------------------- */
+/* --- memory --- */
 
 static void above_tenants_max_the_least_recently_used_goes(void **state)
 {
@@ -531,8 +528,7 @@ static void a_tenant_that_is_loading_is_never_dropped(void **state)
     assert_int_equal(20, offset);
 }
 
-/* --- abandon and end
- * ------------------------------------------------------------------------------------ */
+/* --- abandon and end --- */
 
 static void waiting_events_of_a_tracker_are_abandoned(void **state)
 {
@@ -581,8 +577,7 @@ static void the_end_abandons_what_waits(void **state)
     assert_int_equal(0, world.n);
 }
 
-/* --- what the rows hold
- * --------------------------------------------------------------------------------- */
+/* --- what the rows hold --- */
 
 static void the_previous_secret_counts_until_its_end(void **state)
 {
@@ -595,8 +590,8 @@ static void the_previous_secret_counts_until_its_end(void **state)
     for (unsigned i = 0; i < 2; i++) {
         insert(i, 1, "https://hooks.example.com/", "{*}");
         hex_secret("webhooks.previous_secret", i, 1, secret);
-        snprintf(set, sizeof(set), "previous_secret = '\\x%s', previous_secret_until = %s", secret,
-                 untils[i]);
+        pg_server_format(set, sizeof(set), "previous_secret = '\\x%s', previous_secret_until = %s",
+                         secret, untils[i]);
         update(i, set);
     }
     up();

@@ -123,8 +123,9 @@ static struct delivery *add(struct tracker *t, unsigned n)
 static void progress_row(const char *group, const char *topic, int partition, int offset)
 {
     char text[300];
-    snprintf(text, sizeof(text), "INSERT INTO consumer_progress VALUES ('%s', '%s', %d, %d)", group,
-             topic, partition, offset);
+    pg_server_format(text, sizeof(text),
+                     "INSERT INTO consumer_progress VALUES ('%s', '%s', %d, %d)", group, topic,
+                     partition, offset);
     sql(text);
 }
 
@@ -138,8 +139,7 @@ static bool covers(const struct tracker *t, int64_t offset)
     return suspects_covers(world.suspects, t, offset);
 }
 
-/* --- the window
- * ----------------------------------------------------------------------------------------- */
+/* --- the window --- */
 
 static void the_window_ends_at_the_journaled_offset(void **state)
 {
@@ -242,19 +242,19 @@ static void a_lost_connection_asks_again(void **state)
     tracker_retire(t);
 }
 
-/* --- look-ups
- * ------------------------------------------------------------------------------------------- */
+/* --- look-ups --- */
 
 static void note_attempt(const struct delivery *d)
 {
     char id[UUID_TEXT + 1];
     char text[600];
     uuid_format(&d->id, id);
-    snprintf(text, sizeof(text),
-             "INSERT INTO attempts (received_at, delivery_id, attempt, event_id, webhook_id, "
-             "tenant_id, event_type, started_at, outcome) VALUES (timestamptz 'epoch' + interval "
-             "'%lld microseconds', '%s', 1, '%s', '%s', '%s', 'a.b', now(), 'failed')",
-             (long long)d->ev->received_at_us, id, id, id, id);
+    pg_server_format(
+        text, sizeof(text),
+        "INSERT INTO attempts (received_at, delivery_id, attempt, event_id, webhook_id, "
+        "tenant_id, event_type, started_at, outcome) VALUES (timestamptz 'epoch' + interval "
+        "'%lld microseconds', '%s', 1, '%s', '%s', '%s', 'a.b', now(), 'failed')",
+        (long long)d->ev->received_at_us, id, id, id, id);
     sql(text);
 }
 
@@ -263,11 +263,12 @@ static void note_pending(const struct delivery *d)
     char id[UUID_TEXT + 1];
     char text[600];
     uuid_format(&d->id, id);
-    snprintf(text, sizeof(text),
-             "INSERT INTO pending_deliveries (delivery_id, received_at, event_id, webhook_id, "
-             "tenant_id, event_type, next_attempt, next_attempt_at, reason) VALUES ('%s', now(), "
-             "'%s', '%s', '%s', 'a.b', 1, now(), 'spill')",
-             id, id, id, id);
+    pg_server_format(
+        text, sizeof(text),
+        "INSERT INTO pending_deliveries (delivery_id, received_at, event_id, webhook_id, "
+        "tenant_id, event_type, next_attempt, next_attempt_at, reason) VALUES ('%s', now(), "
+        "'%s', '%s', '%s', 'a.b', 1, now(), 'spill')",
+        id, id, id, id);
     sql(text);
 }
 
@@ -324,8 +325,7 @@ static void nothing_is_asked_while_there_is_nothing_to_ask(void **state)
     }
 }
 
-/* --- abandon, loss, end
- * --------------------------------------------------------------------------------- */
+/* --- abandon, loss, end --- */
 
 static void what_is_abandoned_while_its_lookup_is_out_does_not_come_back(void **state)
 {

@@ -5,8 +5,7 @@
 
 #define MODEL_MAX 4096
 
-/* --- by table
- * ------------------------------------------------------------------------------------------- */
+/* --- by table --- */
 
 /* "o7" opens offset 7, "d0" closes slot 0, "l" leaves, "=8" the stored offset is now 8, "-" nothing
  * is to be stored. */
@@ -66,8 +65,7 @@ static void the_stored_offset_is_one_past_the_settled_prefix(void **state)
     }
 }
 
-/* --- against the model
- * ---------------------------------------------------------------------------------- */
+/* --- against the model --- */
 
 struct model {
     struct tracker *t;
@@ -162,9 +160,7 @@ static void any_order_of_completion_stores_what_the_model_says(void **state)
     free(m);
 }
 
-/* --- size
- * -----------------------------------------------------------------------------------------------
- */
+/* --- size --- */
 
 static void a_tracker_is_full_at_its_maximum_and_has_room_again(void **state)
 {
@@ -189,8 +185,7 @@ static void a_tracker_is_full_at_its_maximum_and_has_room_again(void **state)
     tracker_retire(t);
 }
 
-/* --- epochs
- * --------------------------------------------------------------------------------------------- */
+/* --- epochs --- */
 
 static void a_retired_tracker_lives_until_its_last_event_lets_go(void **state)
 {
@@ -246,8 +241,7 @@ static void a_left_event_never_moves_the_prefix(void **state)
     tracker_retire(t);
 }
 
-/* --- broken rules
- * --------------------------------------------------------------------------------------- */
+/* --- broken rules --- */
 
 static void close_twice(void)
 {

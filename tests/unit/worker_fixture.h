@@ -95,18 +95,26 @@ static inline struct nrw_event *event_make(struct event_account *account, struct
     return ev;
 }
 
+/* False when done; otherwise one more turn, or the end of patience. */
+static inline bool turn_unless(bool done, const char *what, int64_t until_mono_us,
+                               void (*turn)(void))
+{
+    if (done) {
+        return false;
+    }
+    if (clock_mono_us() > until_mono_us) {
+        fail_msg("never came true: %s", what);
+    }
+    turn();
+    return true;
+}
+
 /* Turns the loop until cond holds; the program defines `static void turn(void)`, one turn as
  * worker.c makes it. */
 #define AWAIT_TURNS(cond)                                                                          \
-    do {                                                                                           \
-        const int64_t end_ = clock_mono_us() + 20 * INT64_C(1000000);                              \
-        while (!(cond)) {                                                                          \
-            if (clock_mono_us() > end_) {                                                          \
-                fail_msg("never came true: %s", #cond);                                            \
-            }                                                                                      \
-            turn();                                                                                \
-        }                                                                                          \
-    } while (0)
+    for (int64_t end_ = clock_mono_us() + 20 * INT64_C(1000000);                                   \
+         turn_unless((cond), #cond, end_, turn);) {                                                \
+    }
 
 /* A broken rule must end the process: fn is run in a child. */
 static inline void assert_aborts_at(void (*fn)(void), const char *name)

@@ -1,7 +1,7 @@
 /* Every maximum that is a decision of the product and not of an operator stands here.
  * Configurable maxima are in config.def. Sources: spec/platform.md (P), practices.md rule (R). */
-#ifndef NRW_LIMITS_H
-#define NRW_LIMITS_H
+#ifndef NRW_BOUNDS_H
+#define NRW_BOUNDS_H
 
 #define LIMIT_EVENT_BYTES           262144u /* 256 KiB; P2: an envelope, exactly this is accepted    */
 #define LIMIT_JSON_DEPTH            2048    /* jansson's JSON_PARSER_MAX_DEPTH              */
