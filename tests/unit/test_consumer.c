@@ -4,8 +4,8 @@
  * when the program starts, each in a group and topic of its own, and the tests are shared out to a
  * few processes, because most of their time is waiting. Later the coordinator waits one second less
  * than the session timeout for a rebalance. While it waits it refuses commits, which Kafka does
- * not: what is settled in a drain comes again here. That it does not on Kafka is the system tests'
- * to prove. */
+ * not: what is settled in a drain comes again here; that it does not on Kafka is the system tests'
+ * to prove. And when a leader's SyncGroup overtakes a follower's, both have to do it all over. */
 #include "consumer.h"
 
 #include "worker_fixture.h"

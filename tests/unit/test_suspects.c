@@ -341,8 +341,8 @@ static void what_is_abandoned_while_its_lookup_is_out_does_not_come_back(void **
     }
     suspects_after_turn(world.suspects); /* out */
     for (unsigned i = 10; i < 15; i++) {
-        (void)add(gone, i); /* waiting */
-        (void)add(stays, 100 + i);
+        (void)add(stays, 100 + i); /* waiting */
+        (void)add(gone, i);
     }
     suspects_abandon(world.suspects, gone);
     assert_int_equal(15, world.dropped);

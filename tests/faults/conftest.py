@@ -1,0 +1,47 @@
+"""The fault tests use the fixtures of the system tests: same stack, same workers, same receiver. Here are only those that faults add."""
+
+import importlib.util
+import pathlib
+import sys
+
+import pytest
+
+SYSTEM = pathlib.Path(__file__).resolve().parents[1] / "system"
+if str(SYSTEM) not in sys.path:
+    sys.path.insert(0, str(SYSTEM))
+
+_spec = importlib.util.spec_from_file_location("system_conftest", SYSTEM / "conftest.py")
+_system = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_system)
+globals().update({name: value for name, value in vars(_system).items() if not name.startswith("_")})
+
+from support.dns import DnsServer  # noqa: E402 (needs the path above)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes more than ten seconds; runs by default")
+
+
+@pytest.fixture
+def dns():
+    server = DnsServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def subscribe(tenant, sink):
+    """subscribe(n) makes n webhooks on the receiver, each on its own path, and tells it their secret."""
+    made = []
+
+    def make(n: int = 1, query: str = "", base: str | None = None) -> list:
+        webhooks = []
+        for _ in range(n):
+            path = f"/hook-{len(made) + 1}"
+            webhook = tenant.webhook(sink.url(path, query) if base is None else f"{base}{path}" + (f"?{query}" if query else ""))
+            sink.secret(path, webhook.secret)
+            made.append(webhook)
+            webhooks.append(webhook)
+        return webhooks
+
+    return make

@@ -1,0 +1,217 @@
+"""No request reaches an address that the policy denies, whatever URL, DNS, redirect or environment say.
+
+127.77.0.0/16 stands for the public network: the worker is allowed to go there and nowhere else, so that no packet leaves this machine.
+Everything else of 127.0.0.0/8, ::1 and this machine's own addresses are the inside, and canaries listen there on the receiver's port.
+"""
+
+import concurrent.futures
+import re
+import time
+import uuid
+
+import pytest
+from support.listeners import Canary, own_addresses
+from support.produce import envelope
+from support.sink import Sink
+from support.tenant import Webhook
+from support.wait import await_condition
+
+PUBLIC = "127.77.0.1"
+DENIED_BY_OPERATOR = "127.77.13.1"
+SETTINGS = {"allow_cidrs": "127.77.0.0/16", "deny_cidrs": "127.77.13.0/24", "send_timeout": "3s", "connect_timeout": "1s"}
+
+# practices 6.1: one or more of each range, and what the customer reads.
+ADDRESSES = {
+    "0.0.0.0": "this network", "0.1.2.3": "this network", "10.0.0.1": "private", "10.255.255.254": "private",
+    "100.64.0.1": "shared address space", "100.100.100.200": "shared address space", "127.0.0.1": "loopback", "127.0.0.2": "loopback",
+    "127.255.255.254": "loopback", "168.63.129.16": "cloud platform", "169.254.0.1": "link-local", "169.254.169.254": "link-local",
+    "169.254.170.2": "link-local", "172.16.0.1": "private", "172.31.255.254": "private", "192.0.0.1": "IETF", "192.0.0.9": "IETF",
+    "192.0.0.192": "IETF", "192.0.2.2": "documentation", "192.31.196.1": "AS112", "192.52.193.1": "AMT", "192.88.99.1": "6to4",
+    "192.168.1.1": "private", "192.175.48.1": "AS112", "198.18.0.1": "benchmarking", "198.19.255.254": "benchmarking",
+    "198.51.100.1": "documentation", "203.0.113.1": "documentation", "224.0.0.1": "multicast", "239.255.255.255": "multicast",
+    "240.0.0.1": "reserved", "255.255.255.255": "broadcast",
+    "::": "unspecified", "::1": "loopback", "::7f00:1": "IPv4-compatible", "::ffff:7f00:1": "loopback", "::ffff:a00:1": "private",
+    "::ffff:0:7f00:1": "IPv4-translated", "64:ff9b::7f00:1": "NAT64", "64:ff9b:1::1": "NAT64", "100::1": "discard", "100:0:0:1::1": "dummy",
+    "5f00::1": "segment routing", "fc00::1": "unique local", "fd00:ec2::254": "unique local", "fe80::1": "link-local", "fec0::1": "site-local",
+    "ff02::1": "multicast", "2001::1": "Teredo", "2001:1::1": "IETF", "2001:2::1": "benchmarking", "2001:3::1": "IETF",
+    "2001:4:112::1": "IETF", "2001:10::1": "ORCHID", "2001:20::1": "ORCHIDv2", "2001:30::1": "IETF", "2001:db8::1": "documentation",
+    "2002:7f00:1::": "6to4", "2620:4f:8000::1": "AS112", "3fff::1": "documentation", "4000::1": "outside 2000::/3",
+    DENIED_BY_OPERATOR: "denied by the operator",
+}
+
+LOOPBACK = "127.0.0.1.*loopback"
+NO_HOST = "neither a name nor a valid IP address"
+# practices 6.2: spellings and tricks. {port} is the canaries'. What the customer reads is a pattern.
+SPELLINGS = {
+    "http://2130706433:{port}/": LOOPBACK, "http://0x7f.1:{port}/": LOOPBACK, "http://0X7F.0x0.0X0.1:{port}/": LOOPBACK,
+    "http://0177.0.0.1:{port}/": LOOPBACK, "http://127.1:{port}/": LOOPBACK, "http://127.0.1:{port}/": LOOPBACK,
+    "http://017700000001:{port}/": LOOPBACK, "http://0x7f000001:{port}/": LOOPBACK, "http://0:{port}/": "this network",
+    "http://0x0:{port}/": "this network", "http://①②⑦.0.0.1:{port}/": LOOPBACK, "http://１２７.0.0.1:{port}/": LOOPBACK,
+    "http://127。0。0。1:{port}/": LOOPBACK, "http://０x7f.1:{port}/": LOOPBACK, "http://127.0\u00ad.0.1:{port}/": LOOPBACK,
+    "http://ⓛocalhost:{port}/": "private network", "http://localhost:{port}/": "private network",
+    "http://LOCALHOST.:{port}/": "private network", "http://a.localhost:{port}/": "private network",
+    "http://printer.local:{port}/": "private network", "http://metadata.google.internal:{port}/": "private network",
+    "http://router.home.arpa:{port}/": "private network", "http://intranet:{port}/": "full name",
+    "http:/127.0.0.1:{port}/": "must start with", "http:///127.0.0.1:{port}/": "no host", "http:127.0.0.1:{port}/": "must start with",
+    "//127.0.0.1:{port}/": "must start with", "http://example.net\\@127.0.0.1:{port}/": "backslash",
+    "http://127.0.0.1%2f@example.net:{port}/": "user name", "http://example.net@127.0.0.1:{port}/": "user name",
+    "http://u@h@127.0.0.1:{port}/": "user name", "http://example.net#@127.0.0.1:{port}/": "fragment",
+    "http://127.0.0.1:{port}/#x": "fragment", "http://%31%32%37.0.0.1:{port}/": "percent-encoding",
+    "http://[::ffff:127.0.0.1]:{port}/": LOOPBACK, "http://[::127.0.0.1]:{port}/": "IPv4-compatible",
+    "http://[0:0:0:0:0:0:0:1]:{port}/": "loopback", "http://[::1%25lo]:{port}/": "zones", "http://[fe80::1%lo]:{port}/": "zones",
+    "http://[127.0.0.1]:{port}/": "Bad IPv6", "http://127.0.0.1.:{port}/": "ends in a dot", "http://256.1.1.1:{port}/": NO_HOST,
+    "http://1.2.3.4.5:{port}/": NO_HOST, "http://08.8.8.8:{port}/": NO_HOST, "http://0x100000001:{port}/": NO_HOST,
+    "http://example.0x7f:{port}/": NO_HOST, "http://127.0.0.1:0/": "port 0", "http://127.0.0.1:70000/": ".", "http://127.0.0.1:80:{port}/": ".",
+    "http://127.0.0.1:{port} /": "blank", "http://127.0.0.1:{port}/\r\nHost: x": "blank", "ftp://127.0.0.1:{port}/": "must start with",
+    "file:///etc/passwd": "must start with", "gopher://127.0.0.1:{port}/": "must start with",
+}
+
+
+def public_many(n):
+    return [f"127.77.{1 + i // 250}.{1 + i % 250}" for i in range(n)]
+
+
+# What the test's DNS server says, and what the customer reads.
+NAMES = {
+    "private-only": (["127.0.0.1"], LOOPBACK),
+    "one-private-last": ([PUBLIC, "127.0.0.1"], LOOPBACK),
+    "one-private-first": (["127.0.0.1", PUBLIC], LOOPBACK),
+    "one-private-of-100": ([*public_many(99), "127.0.0.1"], LOOPBACK),
+    "private-in-the-other-family": ([PUBLIC, "::1"], "::1.*loopback"),
+    "aaaa-only-private": (["fd00::1"], "unique local"),
+    "aaaa-only-loopback": (["::1"], "loopback"),
+    "cname-to-inside": (["cname inside.example.net"], LOOPBACK),
+    "cname-chain": (["cname cname-to-inside-2.example.net"], LOOPBACK),
+    "too-many": (public_many(300), "more addresses"),
+}
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """The receiver on the public stand-in, and canaries on the same port everywhere else."""
+    sink = Sink(tmp_path / "outside", listen=f"{PUBLIC}:0")
+    port = int(sink.address.rsplit(":", 1)[1])
+    canary = Canary("127.0.0.1", "127.0.0.2", DENIED_BY_OPERATOR, "::1", *own_addresses(), port=port)
+    assert len(canary.addresses) >= 3, "the canaries could not listen"
+    canary.touch()
+    yield sink, canary
+    canary.close()
+    sink.close()
+
+
+def url_of(host, port):
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def insert_unusable(stack, tenant, url):
+    """A webhook that a careless API let through. Its secret is never looked at, because its URL comes first."""
+    webhook_id = uuid.uuid4()
+    stack.query("insert into webhooks (id, tenant_id, url, secret, events) values (%s, %s, %s, 'x', '{*}')", webhook_id, tenant.id, url)
+    return Webhook(stack, tenant.id, webhook_id, url, "")
+
+
+def refused(webhook, event_id, pattern):
+    """None, or what is wrong with how this delivery ended."""
+    rows = webhook.attempts(event_id)
+    if len(rows) != 1:
+        return f"{webhook.url}: {len(rows)} rows, pending {[(row['reason'], row['next_attempt']) for row in webhook.pending(event_id)]}"
+    row = rows[0]
+    if row["outcome"] != "failed" or row["status_code"] is not None or not re.search(pattern, row["error"] or ""):
+        return f"{webhook.url}: {row['outcome']} {row['status_code']} {row['error']!r}, wanted {pattern!r}"
+    return None
+
+
+def test_no_denied_address_is_ever_connected_to(stack, topic, tenant, outside, dns, producer, start_worker, monkeypatch):
+    sink, canary = outside
+    port = canary.port
+    wanted = {}  # webhook id -> (webhook, pattern)
+
+    def note(webhook, pattern):
+        wanted[webhook.id] = (webhook, pattern)
+
+    for address, reason in ADDRESSES.items():
+        note(insert_unusable(stack, tenant, url_of(address, port)), re.escape(reason))
+    for url, pattern in SPELLINGS.items():
+        note(insert_unusable(stack, tenant, url.format(port=port)), pattern)
+    # The same addresses as answers of a DNS server, then its tricks.
+    dns.answers["inside.example.net"] = ["127.0.0.1"]
+    dns.answers["cname-to-inside-2.example.net"] = ["cname inside.example.net"]
+    names = {f"a{i}.example.net": ([address], re.escape(reason)) for i, (address, reason) in enumerate(ADDRESSES.items())}
+    names.update({f"{name}.example.net": value for name, value in NAMES.items()})
+    dns.answers.update({name: answer for name, (answer, _) in names.items()})
+    turn = iter(range(1_000_000))
+    dns.answers["rebinding.example.net"] = lambda: [PUBLIC if next(turn) == 0 else "127.0.0.1"]
+    dns.answers["public.example.net"] = [PUBLIC]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for webhook, pattern in pool.map(lambda item: (tenant.webhook(f"http://{item[0]}:{port}/"), item[1][1]), names.items()):
+            note(webhook, pattern)
+    inside = f"http%3A%2F%2F127.0.0.1%3A{port}%2Fredirected"
+    redirects = [tenant.webhook(sink.url(f"/redirect-{status}", f"redirect={inside}&status={status}"))
+                 for status in (301, 302, 303, 307, 308)]
+    good = [tenant.webhook(sink.url("/literal")), tenant.webhook(f"http://public.example.net:{port}/named"),
+            tenant.webhook(f"http://rebinding.example.net:{port}/rebinding")]
+    with monkeypatch.context() as environment:
+        for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            environment.setenv(name, f"http://127.0.0.1:{port}")
+        worker = start_worker(dns_servers=dns.address, ready=False, **SETTINGS)
+    worker.ready()
+    first = producer.one(envelope(tenant.id))
+    topic.await_settled(worker.group)
+
+    problems = [problem for webhook, pattern in wanted.values() if (problem := refused(webhook, first, pattern))]
+    print(f"\n{len(wanted)} denied webhooks, canaries on {', '.join(canary.addresses)} port {port}: {len(canary.hits)} connections; "
+          f"{sum(dns.asked.values())} DNS questions")
+    assert not canary.hits, canary.hits
+    assert not problems, "\n".join(problems)
+    for webhook in redirects:
+        row, = webhook.attempts(first)
+        assert row["outcome"] == "failed" and "redirects are not followed" in row["error"]
+    # What is allowed was reached, directly, and nobody else was: the receiver saw these paths and no other.
+    assert {line["path"] for line in sink.ledger()} == {"/literal", "/named", "/rebinding", *(f"/redirect-{s}" for s in
+                                                                                               (301, 302, 303, 307, 308))}
+    assert {row["outcome"] for webhook in good for row in webhook.attempts()} == {"delivered"}
+    assert dns.asked[("rebinding.example.net", "A")] == 1, "it was looked up between vet and connect"
+
+    # The name that was public and is private now.
+    events = []
+
+    def rebound():
+        events.append(producer.one(envelope(tenant.id)))
+        topic.await_settled(worker.group)
+        return [row for row in good[2].attempts(events[-1]) if row["outcome"] == "failed"]
+
+    row, = await_condition(rebound, 20, "the second answer is used")
+    assert re.search(LOOPBACK, row["error"])
+    assert not canary.hits, canary.hits
+
+
+def test_keepalive_connection_is_vetted_again(stack, topic, tenant, outside, dns, producer, start_worker):
+    sink, canary = outside
+    answer = [PUBLIC]
+    dns.answers["flip.example.net"] = lambda: list(answer)
+    webhook = tenant.webhook(f"http://flip.example.net:{canary.port}/flip")
+    worker = start_worker(dns_servers=dns.address, **SETTINGS)
+    for n in (1, 2, 3):
+        producer.one(envelope(tenant.id))
+        sink.wait(n, "/flip")
+    assert len({line["conn"] for line in sink.ledger("/flip")}) == 1, "the connection was not kept: the test would prove nothing"
+
+    def outcome_of_one_more():
+        event = producer.one(envelope(tenant.id))
+        await_condition(lambda: webhook.attempts(event), 10, "the attempt is recorded")
+        return webhook.attempts(event)[0]
+
+    answer[:] = ["127.0.0.1"]
+    flipped_at = time.monotonic()
+    row = await_condition(lambda: (lambda row: row if row["outcome"] == "failed" else None)(outcome_of_one_more()), 20,
+                          "the new answer is used")
+    print(f"\nthe old answer was good for another {time.monotonic() - flipped_at:.1f} s")
+    assert re.search(LOOPBACK, row["error"])
+    seen = len(sink.ledger("/flip"))
+    for _ in range(3):
+        assert outcome_of_one_more()["outcome"] == "failed"
+    assert len(sink.ledger("/flip")) == seen, "the kept connection was used again"
+    # The deny list decides about kept connections, too: back outside, all is well again.
+    answer[:] = [PUBLIC]
+    await_condition(lambda: outcome_of_one_more()["outcome"] == "delivered", 20, "the name is outside again")
+    assert not canary.hits, canary.hits
