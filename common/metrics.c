@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -325,9 +326,15 @@ static double resident_bytes(void *ctx)
     return (double)pages * (double)sysconf(_SC_PAGESIZE);
 }
 
+/* Linux from 6.2 on tells the number as the folder's size. Before that it has to be read: with 5
+ * 000 connections that takes milliseconds, on the loop. */
 static double open_fds(void *ctx)
 {
     (void)ctx;
+    struct stat st;
+    if (stat("/proc/self/fd", &st) == 0 && st.st_size > 0) {
+        return (double)st.st_size;
+    }
     DIR *dir = opendir("/proc/self/fd");
     if (dir == NULL) {
         return NAN; /* most likely no descriptor is left: the alert is on absence then */

@@ -57,7 +57,7 @@ struct worker {
     bool more; /* requests may start in the next turn: do not wait for an event */
     bool stopping;
     bool fatal;
-    int64_t stop_by_mono_us;
+    int64_t drain_until_mono_us;
 };
 
 /* --- the data path, wire by wire --- */
@@ -190,7 +190,7 @@ static void begin_stop(struct worker *w, const char *why)
         return;
     }
     w->stopping = true;
-    w->stop_by_mono_us = clock_mono_us() + w->cfg->drain_timeout * 1000 + CLOSE_GRACE_US;
+    w->drain_until_mono_us = clock_mono_us() + w->cfg->drain_timeout * 1000;
     log_info("worker.stopping", F_STR("why", why),
              F_INT("deliveries", deliveries_open(w->deliveries)));
     consumer_stop(w->consumer);
@@ -419,13 +419,20 @@ static _Noreturn void exit_undrained(const struct worker *w)
     _exit(0);
 }
 
+/* The drain has had its time; leaving the group may take some more. */
+static bool too_late(const struct worker *w)
+{
+    const int64_t grace_us = consumer_closed(w->consumer) ? 0 : CLOSE_GRACE_US;
+    return w->stopping && clock_mono_us() > w->drain_until_mono_us + grace_us;
+}
+
 static void run_loop(struct worker *w)
 {
     while (!stopped(w) && !w->fatal) {
         CHECK(event_base_loop(w->base, w->more ? EVLOOP_NONBLOCK : EVLOOP_ONCE) != -1);
         watchdog_turn(w->watchdog);
         after_turn(w);
-        if (w->stopping && clock_mono_us() > w->stop_by_mono_us) {
+        if (too_late(w)) {
             exit_undrained(w);
         }
     }
