@@ -326,8 +326,8 @@ static double resident_bytes(void *ctx)
     return (double)pages * (double)sysconf(_SC_PAGESIZE);
 }
 
-/* Linux from 6.2 on tells the number as the folder's size. Before that it has to be read: with 5
- * 000 connections that takes milliseconds, on the loop. */
+/* Linux from 6.2 on tells the number as the folder's size. Before that the folder has to be read:
+ * with thousands of connections that takes milliseconds, on the loop. */
 static double open_fds(void *ctx)
 {
     (void)ctx;

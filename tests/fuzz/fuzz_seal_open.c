@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "check.h"
 #include "bounds.h"
+#include "check.h"
 #include "mem.h"
 #include "seal.h"
 

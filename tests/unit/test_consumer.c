@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <sys/prctl.h>
 
+#include "assignment.h"
 #include "metrics.h"
 
 #define PARTITIONS   4
@@ -688,6 +689,30 @@ static void a_stop_during_a_revoke_closes_when_all_is_drained(void **state)
     assert_no_repeats_but(0, 0, 5);
 }
 
+static void a_partition_that_is_added_again_gets_a_tracker_of_its_own(void **state)
+{
+    (void)state;
+    int64_t offset = 0;
+    struct assignment *mine = assignment_new("topic");
+    assignment_new_epoch(mine);
+    struct tracker *first = assignment_add(mine, 7);
+    const uint64_t slot = tracker_open(first, 10, 1);
+    assignment_new_epoch(mine);
+    struct tracker *second = assignment_add(mine, 7);
+    assert_ptr_equal(second, assignment_tracker(mine, 7));
+    assert_true(tracker_epoch(second) > tracker_epoch(first));
+    assert_true(tracker_retired(first));
+    assert_int_equal(0, assignment_busy(mine));
+    tracker_done(first, slot); /* frees it */
+    assert_false(tracker_take_offset(second, &offset));
+    assert_null(assignment_tracker(mine, 6));
+    assert_null(assignment_tracker(mine, -1));
+    assert_null(assignment_tracker(mine, 8));
+    assignment_drop(mine, 7);
+    assert_null(assignment_tracker(mine, 7));
+    assignment_free(mine);
+}
+
 static void freeing_an_open_consumer_does_not_block(void **state)
 {
     (void)state;
@@ -737,6 +762,7 @@ static void settings_that_lose_events_are_refused(void **state)
     X(a_stop_gives_up_after_one_drain_timeout, shared, RANGE, 1000)                                \
     X(a_stop_during_a_revoke_closes_when_all_is_drained, shared, RANGE, LONG_DRAIN)                \
     X(freeing_an_open_consumer_does_not_block, shared, RANGE, LONG_DRAIN)                          \
+    X(a_partition_that_is_added_again_gets_a_tracker_of_its_own, shared, RANGE, LONG_DRAIN)        \
     X(settings_that_lose_events_are_refused, shared, RANGE, LONG_DRAIN)
 
 static void open_broker(struct broker *b)

@@ -584,6 +584,48 @@ static void rows_that_are_there_already_are_left_alone(void **state)
     sql("DROP TABLE before");
 }
 
+/* The event's row is there, the delivery is new and alone in its batch: its answer must be kept. */
+static void an_existing_event_costs_a_lone_delivery_nothing(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    open_journal();
+    (void)add_new(0);
+    await_all();
+    struct item *again = make_item(event_make(&world.account, world.tracker, 1, 0), 2);
+    again->e.body = "seen";
+    again->e.body_len = 4;
+    journal_add(world.journal, &again->e);
+    await_all();
+    assert_int_equal(JOURNAL_COMMITTED, again->end);
+    assert_false(again->e.bare);
+    assert_int_equal(1, sql("SELECT count(*) FROM attempts WHERE response_body = 'seen'"));
+}
+
+static void a_bad_row_among_rows_that_are_there_fails_alone(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    open_journal();
+    for (unsigned i = 0; i < 10; i++) {
+        (void)add_answered(i, "first");
+    }
+    await_all();
+    refuse_attempts("new.event_id = 'e0000000-0000-4000-8000-00000000000b'");
+    journal_free(world.journal);
+    open_journal();
+    for (unsigned i = 0; i < 20; i++) {
+        struct item *item = make_item(event_make(&world.account, NULL, i, i), 1);
+        journal_add(world.journal, &item->e);
+    }
+    await_all();
+    for (size_t i = 10; i < world.n; i++) {
+        assert_int_equal(i == 10 + 0xb ? JOURNAL_REJECTED : JOURNAL_COMMITTED, world.items[i].end);
+    }
+    assert_int_equal(19, sql("SELECT count(*) FROM attempts"));
+    accept_attempts();
+}
+
 /* --- faults of ours --- */
 
 static void a_fault_that_hits_every_row_rejects_none(void **state)
@@ -800,6 +842,8 @@ int main(void)
         JOURNAL_TEST(any_set_of_bad_rows_is_told_from_the_good_ones),
         JOURNAL_TEST(the_same_failed_delivery_twice_in_a_batch_is_written),
         JOURNAL_TEST(rows_that_are_there_already_are_left_alone),
+        JOURNAL_TEST(an_existing_event_costs_a_lone_delivery_nothing),
+        JOURNAL_TEST(a_bad_row_among_rows_that_are_there_fails_alone),
         JOURNAL_TEST(a_fault_that_hits_every_row_rejects_none),
         JOURNAL_TEST(nothing_is_lost_or_told_twice_when_postgresql_goes_away),
         JOURNAL_TEST(a_batch_whose_answer_was_lost_is_sent_again_and_written_once),

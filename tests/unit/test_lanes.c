@@ -244,6 +244,27 @@ static void lanes_take_turns_one_delivery_each(void **state)
     webhook_unref(c);
 }
 
+/* A backlog must not hold the loop: the rest is for the turns that follow at once. */
+static void a_turn_starts_a_burst_and_asks_for_the_next_turn(void **state)
+{
+    (void)state;
+    struct webhook *wh = make_webhook(1, 1);
+    settings.lane_concurrency = 1000;
+    settings.lane_queue_max = 1000;
+    add(wh, 0, 300);
+    size_t before = 0;
+    size_t largest = 0;
+    while (lanes_after_turn(world.lanes)) {
+        assert_true(world.n > before && world.n < 300);
+        largest = world.n - before > largest ? world.n - before : largest;
+        before = world.n;
+    }
+    assert_int_equal(300, world.n);
+    assert_in_range(largest, 1, 150);
+    assert_false(lanes_after_turn(world.lanes));
+    webhook_unref(wh);
+}
+
 static void the_workers_own_limit_is_over_all_lanes_and_keeps_the_turns(void **state)
 {
     (void)state;
@@ -492,6 +513,7 @@ int main(void)
         LANES_TEST(a_failing_webhook_gets_one_request_at_a_time),
         LANES_TEST(a_webhook_that_begins_to_fail_falls_to_one_and_recovers),
         LANES_TEST(lanes_take_turns_one_delivery_each),
+        LANES_TEST(a_turn_starts_a_burst_and_asks_for_the_next_turn),
         LANES_TEST(the_workers_own_limit_is_over_all_lanes_and_keeps_the_turns),
         LANES_TEST(a_lane_at_its_queue_limit_is_full_until_it_has_room),
         LANES_TEST(a_newer_version_serves_what_waits),
