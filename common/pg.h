@@ -13,7 +13,7 @@
 
 #include "err.h"
 
-#define PG_UNIT_MAX        8
+#define PG_UNIT_MAX        10
 #define PG_PARAMS_MAX      24
 #define PG_OUTSTANDING_MAX 256
 
