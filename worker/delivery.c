@@ -14,10 +14,12 @@
 #include "log.h"
 #include "mem.h"
 #include "metrics.h"
+#include "request.h"
 
 #define DELIVERIES_MAGIC 0x44454c53u
 #define OUTCOMES         5
 #define FAULTS           8
+#define STOPPED_US       5000000 /* no loop is so late (watchdog.h: 50 ms is worth a line) */
 
 enum next { NEXT, WAIT, END };
 
@@ -29,7 +31,7 @@ struct deliveries {
     struct transport *transport;
     struct journal *journal;
     struct deliveries_handlers on;
-    size_t open;
+    size_t open[2];  /* by class */
     uint64_t jitter; /* state of the jitter generator */
     struct counter *outcomes[OUTCOMES];
     struct counter *faults[FAULTS];
@@ -107,9 +109,36 @@ static void resolved(void *ctx, const struct sockaddr_storage *addresses, unsign
     }
 }
 
+/* The request is over, or never was: the endpoint is free for the next one. */
+static void leave_lane(struct delivery *d)
+{
+    if (d->started) {
+        d->started = false;
+        d->all->on.left_lane(d->all->on.ctx, d);
+    }
+}
+
+static bool lease_is_over(const struct delivery *d)
+{
+    return d->class == DELIVERY_RETRY && clock_mono_us() >= d->ev->retry.lease_until_mono_us;
+}
+
+/* Too late to start: the lease may be somebody else's by now (a paused process, a long queue).
+ * Nothing is written; the schedule hands it out again. */
+static enum next lease_over(struct delivery *d)
+{
+    log_info("delivery.lease_over", F_UUID("delivery", &d->id), F_INT("attempt", d->attempt));
+    d->result.fault = TRANSPORT_OURS;
+    leave_lane(d);
+    return go(d, DELIVERY_FINISH);
+}
+
 static enum next step_resolve(struct delivery *d)
 {
     d->started_mono_us = clock_mono_us();
+    if (lease_is_over(d)) {
+        return lease_over(d);
+    }
     d->started_wall_us = clock_wall_us();
     if (d->wh->fault == WEBHOOK_BAD_URL) {
         return fail(d, TRANSPORT_DENIED, d->wh->fault_text);
@@ -130,107 +159,25 @@ static enum next step_resolve(struct delivery *d)
 
 /* --- SIGN and SEND --- */
 
-struct request_headers {
-    char event[sizeof("X-NetRecon-Event: ") + LIMIT_EVENT_TYPE];
-    char delivery[sizeof("X-NetRecon-Delivery: ") + UUID_TEXT];
-    char attempt[sizeof("X-NetRecon-Attempt: ") + 10];
-    char netrecon[sizeof("X-NetRecon-Signature: ") + SIGN_NETRECON_SIZE];
-    char previous[sizeof("X-NetRecon-Signature-Previous: ") + SIGN_NETRECON_SIZE];
-    char id[sizeof("webhook-id: ") + UUID_TEXT];
-    char timestamp[sizeof("webhook-timestamp: ") + 20];
-    char standard[sizeof("webhook-signature: ") + 2 * SIGN_STANDARD_SIZE];
-    char traceparent[sizeof("traceparent: ") + EVENT_TRACEPARENT];
-};
-
-static bool in_rotation(const struct delivery *d)
-{
-    return d->wh->previous != NULL && d->started_wall_us < d->wh->previous_until_us;
-}
-
-/* Both signatures with the newest secret, and with the one before it while the window is open
- * (platform.md section 3). */
-static bool sign(const struct delivery *d, struct request_headers *h, const char *event_id,
-                 int64_t now_s, struct err *err)
-{
-    const struct nrw_event *ev = d->ev;
-    char netrecon[SIGN_NETRECON_SIZE];
-    char standard[SIGN_STANDARD_SIZE];
-    if (!signer_netrecon(d->wh->signer, ev->payload, ev->payload_len, netrecon, err) ||
-        !signer_standard(d->wh->signer, event_id, now_s, ev->payload, ev->payload_len, standard,
-                         err)) {
-        return false;
-    }
-    (void)snprintf(h->netrecon, sizeof(h->netrecon), "X-NetRecon-Signature: %s", netrecon);
-    (void)snprintf(h->standard, sizeof(h->standard), "webhook-signature: %s", standard);
-    h->previous[0] = '\0';
-    if (!in_rotation(d)) {
-        return true;
-    }
-    char old[SIGN_STANDARD_SIZE];
-    if (!signer_netrecon(d->wh->previous, ev->payload, ev->payload_len, netrecon, err) ||
-        !signer_standard(d->wh->previous, event_id, now_s, ev->payload, ev->payload_len, old,
-                         err)) {
-        return false;
-    }
-    (void)snprintf(h->previous, sizeof(h->previous), "X-NetRecon-Signature-Previous: %s", netrecon);
-    (void)snprintf(h->standard, sizeof(h->standard), "webhook-signature: %s %s", standard, old);
-    return true;
-}
-
 static void sent(void *ctx, const struct transport_result *result);
-
-static void add_header(struct transport_request *req, const char *line)
-{
-    CHECK(req->n_headers < TRANSPORT_HEADERS_MAX);
-    req->headers[req->n_headers++] = line;
-}
 
 /* Signing and sending are one step in time - nothing may come between the timestamp and the request
  * - but two in the table, so that a signing fault is visible as what it is. */
 static enum next step_sign(struct delivery *d)
 {
-    struct request_headers h;
+    struct request r;
     struct err err = {0};
-    char event_id[UUID_TEXT + 1];
-    char delivery_id[UUID_TEXT + 1];
-    const int64_t now_s = clock_wall_us() / 1000000;
-    uuid_format(&d->ev->id, event_id);
-    uuid_format(&d->id, delivery_id);
-    if (!sign(d, &h, event_id, now_s, &err)) {
+    if (!request_build(&r, d->ev, d->wh, &d->id, d->attempt, clock_wall_us(), &err)) {
         return fail(d, TRANSPORT_OURS, err.text);
-    }
-    (void)snprintf(h.event, sizeof(h.event), "X-NetRecon-Event: %s", d->ev->type);
-    (void)snprintf(h.delivery, sizeof(h.delivery), "X-NetRecon-Delivery: %s", delivery_id);
-    (void)snprintf(h.attempt, sizeof(h.attempt), "X-NetRecon-Attempt: %u", d->attempt);
-    (void)snprintf(h.id, sizeof(h.id), "webhook-id: %s", event_id);
-    (void)snprintf(h.timestamp, sizeof(h.timestamp), "webhook-timestamp: %" PRId64, now_s);
-
-    struct transport_request req = {
-        .endpoint = &d->wh->endpoint,
-        .address = &d->address,
-        .body = d->ev->payload,
-        .body_len = d->ev->payload_len,
-    };
-    const char *const lines[] = {h.event, h.delivery,  h.attempt, h.netrecon,
-                                 h.id,    h.timestamp, h.standard};
-    for (size_t i = 0; i < sizeof(lines) / sizeof(*lines); i++) {
-        add_header(&req, lines[i]);
-    }
-    if (h.previous[0] != '\0') {
-        add_header(&req, h.previous);
-    }
-    if (d->ev->traceparent[0] != '\0') {
-        (void)snprintf(h.traceparent, sizeof(h.traceparent), "traceparent: %s", d->ev->traceparent);
-        add_header(&req, h.traceparent);
     }
     /* The promise is one deadline from the look-up to the last byte: what the look-up took is gone.
      */
-    req.timeout_ms = d->all->cfg->send_timeout - (clock_mono_us() - d->started_mono_us) / 1000;
-    if (req.timeout_ms < 1) {
-        req.timeout_ms = 1;
-    }
+    const int64_t left_ms =
+        d->all->cfg->send_timeout - (clock_mono_us() - d->started_mono_us) / 1000;
+    r.http.timeout_ms = left_ms > 0 ? left_ms : 1;
+    r.http.address = &d->address;
     set_step(d, DELIVERY_SEND);
-    d->transfer = transport_send(d->all->transport, &req, sent, d); /* copies the headers */
+    d->transfer = transport_send(d->all->transport, &r.http, sent, d); /* copies the headers */
     return WAIT;
 }
 
@@ -250,6 +197,19 @@ static void keep_answer(struct attempt_result *r, const struct transport_result 
     }
 }
 
+/* A timeout that comes long after its time was noticed by a process that had been stopped (SIGSTOP,
+ * a frozen machine): the answer may have been there in time. That is not the customer's fault. */
+static void judge_timeout(struct delivery *d)
+{
+    struct attempt_result *r = &d->result;
+    if (r->fault == TRANSPORT_TIMEOUT &&
+        r->duration_us > d->all->cfg->send_timeout * 1000 + STOPPED_US) {
+        r->fault = TRANSPORT_OURS;
+        (void)snprintf(r->error, sizeof(r->error), "this worker was stopped for %" PRId64 " s",
+                       r->duration_us / 1000000);
+    }
+}
+
 static void sent(void *ctx, const struct transport_result *result)
 {
     struct delivery *d = ctx;
@@ -262,6 +222,7 @@ static void sent(void *ctx, const struct transport_result *result)
     d->result.reused = result->reused;
     d->result.duration_us = clock_mono_us() - d->started_mono_us;
     (void)snprintf(d->result.error, sizeof(d->result.error), "%s", result->error);
+    judge_timeout(d);
     keep_answer(&d->result, result);
     set_step(d, DELIVERY_JUDGE);
     run(d);
@@ -311,7 +272,8 @@ static enum next step_judge(struct delivery *d)
     if (d->result.fault == TRANSPORT_OK) {
         explain_status(&d->result);
     }
-    d->outcome = outcome_judge(all->cfg, &d->result, d->attempt, clock_wall_us(), next_random(all));
+    d->outcome =
+        outcome_judge(all->cfg, &d->result, d->attempt, d->final_attempt, next_random(all));
     all->outcomes[d->outcome.kind]->value++;
     all->faults[d->result.fault]->value++;
     all->reused->value += d->result.reused;
@@ -325,54 +287,109 @@ static enum next step_judge(struct delivery *d)
 
 /* --- RECORD and FINISH --- */
 
+/* Its row is durable: the index of deadlines may follow. */
+static void tell_schedule(const struct delivery *d)
+{
+    const struct deliveries_handlers *on = &d->all->on;
+    switch (d->entry.pending) {
+    case JOURNAL_PENDING_PUT:
+    case JOURNAL_PENDING_MOVE:
+        on->due(on->ctx, &d->id, d->entry.pending_delay_us);
+        return;
+    case JOURNAL_PENDING_DELETE:
+        on->ended(on->ctx, &d->id);
+        return;
+    case JOURNAL_PENDING_KEEP:
+        return;
+    }
+}
+
 static void recorded(struct journal_entry *e, enum journal_end end)
 {
     struct delivery *d = (struct delivery *)((char *)e - offsetof(struct delivery, entry));
     CHECK_MAGIC(d, DELIVERY_MAGIC);
     CHECK(d->step == DELIVERY_RECORD);
-    if (end == JOURNAL_REJECTED) {
+    if (end == JOURNAL_COMMITTED) {
+        tell_schedule(d);
+    } else if (d->class == DELIVERY_NEW) {
         d->all->on.rejected(d->all->on.ctx, d);
         return;
-    }
+    } /* a rejected retry still has its pending row: it comes back when the lease is over */
     set_step(d, DELIVERY_FINISH);
     run(d);
+}
+
+/* The pending row after an attempt that ended like this, or that was not made at all. */
+static void set_pending(struct delivery *d)
+{
+    const bool retry = d->class == DELIVERY_RETRY;
+    struct journal_entry *e = &d->entry;
+    switch (d->outcome.kind) {
+    case OUTCOME_RETRY:
+    case OUTCOME_OURS:
+        e->pending = retry ? JOURNAL_PENDING_MOVE : JOURNAL_PENDING_PUT;
+        e->pending_delay_us = d->outcome.delay_us;
+        e->pending_reason = d->outcome.kind == OUTCOME_RETRY ? "retry" : "spill";
+        e->pending_attempt = d->outcome.kind == OUTCOME_RETRY ? d->attempt + 1 : d->attempt;
+        return;
+    case OUTCOME_DELIVERED:
+    case OUTCOME_EXHAUSTED:
+    case OUTCOME_GONE:
+        e->pending = retry ? JOURNAL_PENDING_DELETE : JOURNAL_PENDING_KEEP;
+        return;
+    }
+}
+
+static enum journal_standing standing_of(const struct delivery *d)
+{
+    switch (d->outcome.kind) {
+    case OUTCOME_EXHAUSTED:
+        return JOURNAL_STANDING_EXHAUSTED;
+    case OUTCOME_GONE:
+        return JOURNAL_STANDING_GONE;
+    case OUTCOME_DELIVERED:
+        return d->wh->failing ? JOURNAL_STANDING_RECOVERED : JOURNAL_STANDING_KEEP;
+    case OUTCOME_RETRY:
+    case OUTCOME_OURS:
+        return JOURNAL_STANDING_KEEP;
+    }
+    return JOURNAL_STANDING_KEEP;
+}
+
+static struct journal_entry blank_entry(const struct delivery *d)
+{
+    return (struct journal_entry){.done = recorded,
+                                  .ev = d->ev,
+                                  .delivery_id = d->id,
+                                  .webhook_id = d->wh->id,
+                                  .attempt = d->attempt,
+                                  .lease_us = d->ev->is_retry ? d->ev->retry.lease_us : 0};
 }
 
 static enum next step_record(struct delivery *d)
 {
     const struct attempt_result *r = &d->result;
-    d->entry = (struct journal_entry){
-        .done = recorded,
-        .ev = d->ev,
-        .delivery_id = d->id,
-        .webhook_id = d->wh->id,
-        .attempt = d->attempt,
-        .outcome = outcome_row(d->outcome.kind),
-        .started_at_us = d->started_wall_us,
-        .response_time_us = r->duration_us,
-        .status_code = r->status,
-        .error = r->error,
-        .next_at_us = d->outcome.next_at_us,
-        .headers = r->kept,
-        .headers_len = r->headers_len,
-        .body = r->kept != NULL ? r->kept + r->headers_len : NULL,
-        .body_len = r->body_len,
-    };
-    if (d->outcome.kind == OUTCOME_RETRY || d->outcome.kind == OUTCOME_OURS) {
-        const bool counted = d->outcome.kind == OUTCOME_RETRY;
-        d->entry.pending_reason = counted ? "retry" : "spill";
-        d->entry.pending_attempt = counted ? d->attempt + 1 : d->attempt;
-        d->entry.pending_at_us = d->outcome.next_at_us;
-    }
-    d->all->on.left_lane(d->all->on.ctx,
-                         d); /* the endpoint is free for the next one while the row is written */
-    journal_add(d->all->journal, &d->entry);
+    struct journal_entry *e = &d->entry;
+    *e = blank_entry(d);
+    e->outcome = outcome_row(d->outcome.kind);
+    e->started_at_us = d->started_wall_us;
+    e->response_time_us = r->duration_us;
+    e->status_code = r->status;
+    e->error = r->error;
+    e->headers = r->kept;
+    e->headers_len = r->headers_len;
+    e->body = r->kept != NULL ? r->kept + r->headers_len : NULL;
+    e->body_len = r->body_len;
+    e->standing = standing_of(d);
+    set_pending(d);
+    leave_lane(d); /* while the row is written */
+    journal_add(d->all->journal, e);
     return WAIT;
 }
 
 static void release(struct delivery *d)
 {
-    d->all->open--;
+    d->all->open[d->class]--;
     free(d->result.kept);
     d->result.kept = NULL;
     webhook_unref(d->wh);
@@ -419,19 +436,20 @@ static void run(struct delivery *d)
     }
 }
 
-struct delivery *delivery_new(struct deliveries *all, struct nrw_event *ev, struct webhook *wh,
-                              unsigned attempt)
+struct delivery *delivery_new(struct deliveries *all, struct nrw_event *ev, struct webhook *wh)
 {
     CHECK_MAGIC(all, DELIVERIES_MAGIC);
     struct delivery *d = mem_zero(1, sizeof(*d));
     d->magic = DELIVERY_MAGIC;
+    d->class = ev->is_retry ? DELIVERY_RETRY : DELIVERY_NEW;
     d->step = DELIVERY_QUEUED;
     d->all = all;
     d->ev = nrw_event_ref(ev);
     d->wh = webhook_ref(wh);
     d->id = uuid_of_delivery(&ev->id, &wh->id);
-    d->attempt = attempt;
-    all->open++;
+    d->attempt = ev->is_retry ? ev->retry.attempt : 1;
+    d->final_attempt = ev->is_retry ? ev->retry.final_attempt : LIMIT_ATTEMPTS;
+    all->open[d->class]++;
     return d;
 }
 
@@ -444,6 +462,7 @@ void delivery_start(struct delivery *d, struct webhook *newest)
         d->wh = webhook_ref(newest);
         webhook_unref(old);
     }
+    d->started = true;
     set_step(d, DELIVERY_RESOLVE);
     run(d);
 }
@@ -458,6 +477,40 @@ void delivery_drop(struct delivery *d, bool settled)
     release(d);
 }
 
+/* Without an attempt: straight to the journal. */
+static void record_unsent(struct delivery *d)
+{
+    set_step(d, DELIVERY_RECORD);
+    journal_add(d->all->journal, &d->entry);
+}
+
+void delivery_spill(struct delivery *d, int64_t delay_us)
+{
+    CHECK_MAGIC(d, DELIVERY_MAGIC);
+    CHECK(d->step == DELIVERY_QUEUED);
+    if (lease_is_over(d)) { /* giving it back would take it from whoever has it now */
+        delivery_drop(d, false);
+        return;
+    }
+    d->outcome = (struct outcome){.kind = OUTCOME_OURS, .delay_us = delay_us};
+    d->entry = blank_entry(d);
+    set_pending(d);
+    record_unsent(d);
+}
+
+void delivery_cancel(struct delivery *d)
+{
+    CHECK_MAGIC(d, DELIVERY_MAGIC);
+    if (d->class == DELIVERY_NEW) {
+        delivery_drop(d, true);
+        return;
+    }
+    CHECK(d->step == DELIVERY_QUEUED);
+    d->entry = blank_entry(d);
+    d->entry.pending = JOURNAL_PENDING_DELETE;
+    record_unsent(d);
+}
+
 void delivery_parked(struct delivery *d)
 {
     CHECK_MAGIC(d, DELIVERY_MAGIC);
@@ -468,12 +521,17 @@ void delivery_parked(struct delivery *d)
 
 size_t deliveries_open(const struct deliveries *all)
 {
-    return all->open;
+    return all->open[DELIVERY_NEW] + all->open[DELIVERY_RETRY];
+}
+
+size_t deliveries_retries(const struct deliveries *all)
+{
+    return all->open[DELIVERY_RETRY];
 }
 
 static double open_deliveries(void *ctx)
 {
-    return (double)((struct deliveries *)ctx)->open;
+    return (double)deliveries_open(ctx);
 }
 
 static void register_metrics(struct deliveries *all)

@@ -60,9 +60,19 @@ void nrw_event_unref(struct nrw_event *ev)
         ev->tracker = NULL;
     }
     ev->account->events--;
+    ev->account->retries -= ev->is_retry;
     ev->account->payload_bytes -= ev->payload_len;
     ev->magic = 0;
     free(ev);
+}
+
+void nrw_event_set_retry(struct nrw_event *ev, const struct event_retry *retry)
+{
+    CHECK_MAGIC(ev, EVENT_MAGIC);
+    CHECK(!ev->is_retry);
+    ev->is_retry = true;
+    ev->retry = *retry;
+    ev->account->retries++;
 }
 
 void nrw_event_abandon(struct nrw_event *ev)

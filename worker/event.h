@@ -20,7 +20,19 @@ struct nrw_event;
 /* What is in memory; intake stops at a maximum of each. */
 struct event_account {
     size_t events;
+    size_t retries; /* of these events */
     size_t payload_bytes;
+};
+
+/* What a retried delivery brings from its pending row; in the event, because exactly one delivery
+ * comes of it. */
+struct event_retry {
+    struct uuid webhook_id;
+    unsigned attempt;
+    unsigned final_attempt;
+    int64_t lease_until_mono_us; /* nothing may start after this: somebody else may have it */
+    /* leased_until of the row, which tells whose lease it is: only its owner writes to the row */
+    int64_t lease_us;
 };
 
 struct nrw_event {
@@ -29,6 +41,8 @@ struct nrw_event {
     struct event_account *account;
     struct tracker *tracker; /* NULL: not from Kafka (a retry) */
     uint64_t slot;
+    bool is_retry; /* `retry` is set, tracker is NULL, only that webhook gets it               */
+    struct event_retry retry;
     bool abandoned; /* somebody dropped a delivery unsettled: the slot must stay open           */
     bool suspect;   /* another worker may have delivered it before                              */
     bool row_committed;     /* the events row is durable     */
@@ -52,6 +66,8 @@ struct nrw_event *nrw_event_new(struct event_account *account, const char *type,
                                 const void *payload, size_t payload_len);
 struct nrw_event *nrw_event_ref(struct nrw_event *ev);
 void nrw_event_unref(struct nrw_event *ev);
+/* Makes it the event of one due delivery; before anybody else sees it. */
+void nrw_event_set_retry(struct nrw_event *ev, const struct event_retry *retry);
 /* The event will not settle in this process: its slot stays open and the next owner gets it again.
  */
 void nrw_event_abandon(struct nrw_event *ev);

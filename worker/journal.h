@@ -20,6 +20,24 @@
 struct journal;
 struct journal_entry;
 
+/* What becomes of the pending row. MOVE and DELETE touch it only while it still stands at
+ * `attempt`: an owner that was overtaken changes nothing (R26). */
+enum journal_pending {
+    JOURNAL_PENDING_KEEP,
+    JOURNAL_PENDING_PUT,    /* a first attempt failed or was spilled           */
+    JOURNAL_PENDING_MOVE,   /* a retry failed, or is given back (same attempt) */
+    JOURNAL_PENDING_DELETE, /* a retry ended for good                          */
+};
+
+/* What the outcome means for the webhook. Each transition happens once, whoever comes first, and
+ * writes its row of `notifications` in the same transaction. */
+enum journal_standing {
+    JOURNAL_STANDING_KEEP,
+    JOURNAL_STANDING_EXHAUSTED, /* active -> failing, mail */
+    JOURNAL_STANDING_RECOVERED, /* failing -> active       */
+    JOURNAL_STANDING_GONE,      /* -> disabled, mail       */
+};
+
 enum journal_end {
     JOURNAL_COMMITTED,
     JOURNAL_REJECTED, /* PostgreSQL does not take this entry; err text was logged */
@@ -41,16 +59,21 @@ struct journal_entry {
     int64_t response_time_us;
     long status_code;    /* 0: none            */
     const char *error;   /* NULL or "": none   */
-    int64_t next_at_us;  /* 0: none            */
     const char *headers; /* kept, any bytes    */
     size_t headers_len;
     const char *body; /* kept, any bytes    */
     size_t body_len;
 
-    /* pending_deliveries row; reason NULL: none is written */
-    const char *pending_reason; /* "retry" or "spill" */
-    unsigned pending_attempt;
-    int64_t pending_at_us;
+    /* pending_deliveries row */
+    enum journal_pending pending;
+    const char *pending_reason; /* PUT, MOVE: "retry" or "spill"                                */
+    unsigned pending_attempt;   /* PUT, MOVE: the number of the next attempt                    */
+    int64_t pending_delay_us;   /* PUT, MOVE: due so long after the commit, by PostgreSQL's clock */
+    /* MOVE, DELETE: only while the row has this leased_until; 0: whatever it has */
+    int64_t lease_us;
+
+    /* webhooks row and outbox */
+    enum journal_standing standing;
 
     bool bare; /* the journal's: written without the outsider's bytes */
 };

@@ -1,6 +1,6 @@
-/* Owns the SQL of the journal and the encoding of its rows. Every batch is idempotent: a row that
- * is there stays as it is or refuses the batch, a pending row only moves to a later attempt,
- * progress only grows. journal.c decides what is sent when. */
+/* Owns the SQL of the journal and the encoding of its rows. Every statement is idempotent: a row
+ * that is there stays as it is, a pending row only moves on from the attempt that was made, a
+ * webhook changes its status once, progress only grows. journal.c decides what is sent when. */
 #include "journal_rows.h"
 
 #include <stdlib.h>
@@ -14,98 +14,85 @@
 
 #define ARRAY_MAX            ((size_t)512 * 1024 * 1024)
 #define PARTITIONS_PER_BATCH 256
+#define COLUMNS_MAX          15
 
-/* Columns of one statement: their names, in the order of $1…, are in the SQL right below. */
-enum {
-    EV_ID,
-    EV_RECEIVED,
-    EV_TENANT,
-    EV_TYPE,
-    EV_PAYLOAD,
-    EV_TRACE,
-    EV_PARTITION,
-    EV_OFFSET,
-    EV_N
-};
-static const enum pgarray_type event_types_of[EV_N] = {
-    PGARRAY_UUID,  PGARRAY_TIME, PGARRAY_UUID, PGARRAY_TEXT,
-    PGARRAY_BYTEA, PGARRAY_TEXT, PGARRAY_INT4, PGARRAY_INT8,
-};
+/* In the order in which they run. A delivery's own rows come first; what they mean for the webhook
+ * follows, so that of a failure and a success in one batch the success has the last word. */
+enum kind { EVENTS, ATTEMPTS, PUT, MOVE, DELETE, EXHAUSTED, RECOVERED, GONE, PROGRESS, KINDS };
+
+/* clang-format off */
 /* unnest in the select list is cheaper for PostgreSQL than in FROM, which stores all rows first. */
-#define EVENT_SQL                                                                                  \
-    "INSERT INTO events (id, received_at, tenant_id, event_type, payload, traceparent, "           \
-    "kafka_partition, kafka_offset)"                                                               \
-    " SELECT unnest($1), unnest($2), unnest($3), unnest($4), unnest($5), unnest($6), unnest($7), " \
-    "unnest($8)"
-
-enum {
-    AT_RECEIVED,
-    AT_DELIVERY,
-    AT_ATTEMPT,
-    AT_EVENT,
-    AT_WEBHOOK,
-    AT_TENANT,
-    AT_TYPE,
-    AT_STARTED,
-    AT_RESPONSE_MS,
-    AT_OUTCOME,
-    AT_STATUS,
-    AT_ERROR,
-    AT_NEXT,
-    AT_HEADERS,
-    AT_BODY,
-    AT_N
-};
-static const enum pgarray_type attempt_types_of[AT_N] = {
-    PGARRAY_TIME, PGARRAY_UUID, PGARRAY_INT2, PGARRAY_UUID,  PGARRAY_UUID,
-    PGARRAY_UUID, PGARRAY_TEXT, PGARRAY_TIME, PGARRAY_INT4,  PGARRAY_TEXT,
-    PGARRAY_INT2, PGARRAY_TEXT, PGARRAY_TIME, PGARRAY_BYTEA, PGARRAY_BYTEA,
-};
-#define ATTEMPT_SQL                                                                                \
-    "INSERT INTO attempts (received_at, delivery_id, attempt, event_id, webhook_id, tenant_id, "   \
-    "event_type, started_at,"                                                                      \
-    " response_time_ms, outcome, status_code, error, next_attempt_at, response_headers, "          \
-    "response_body)"                                                                               \
-    " SELECT unnest($1), unnest($2), unnest($3), unnest($4), unnest($5), unnest($6), unnest($7), " \
-    "unnest($8), unnest($9),"                                                                      \
-    " unnest($10), unnest($11), unnest($12), unnest($13), unnest($14), unnest($15)"
+#define EVENT_SQL \
+    "INSERT INTO events (id, received_at, tenant_id, event_type, payload, traceparent, kafka_partition, kafka_offset)" \
+    " SELECT unnest($1), unnest($2), unnest($3), unnest($4), unnest($5), unnest($6), unnest($7), unnest($8)"
+#define ATTEMPT_SQL \
+    "INSERT INTO attempts (received_at, delivery_id, attempt, event_id, webhook_id, tenant_id, event_type, started_at," \
+    " response_time_ms, outcome, status_code, error, next_attempt_at, response_headers, response_body)" \
+    " SELECT unnest($1), unnest($2), unnest($3), unnest($4), unnest($5), unnest($6), unnest($7), unnest($8), unnest($9)," \
+    " unnest($10), unnest($11), unnest($12), now() + unnest($13) * interval '1 microsecond', unnest($14), unnest($15)"
 #define UNLESS_THERE " ON CONFLICT DO NOTHING"
 
-enum {
-    PE_DELIVERY,
-    PE_RECEIVED,
-    PE_EVENT,
-    PE_WEBHOOK,
-    PE_TENANT,
-    PE_TYPE,
-    PE_ATTEMPT,
-    PE_AT,
-    PE_REASON,
-    PE_N
-};
-static const enum pgarray_type pending_types_of[PE_N] = {
-    PGARRAY_UUID, PGARRAY_TIME, PGARRAY_UUID, PGARRAY_UUID, PGARRAY_UUID,
-    PGARRAY_TEXT, PGARRAY_INT2, PGARRAY_TIME, PGARRAY_TEXT,
-};
-static const char pending_sql[] =
-    "INSERT INTO pending_deliveries (delivery_id, received_at, event_id, webhook_id, tenant_id, "
-    "event_type,"
-    " next_attempt, next_attempt_at, reason) SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, "
-    "$9)"
+static const struct {
+    const char *sql;
+    const char *wary_sql; /* where rows may exist; NULL: sql takes them as it is */
+    int columns;
+    enum pgarray_type types[COLUMNS_MAX]; /* of $1, $2, … */
+} table[KINDS] = {
+[EVENTS] = {
+    EVENT_SQL, EVENT_SQL UNLESS_THERE,
+    8, {PGARRAY_UUID, PGARRAY_TIME, PGARRAY_UUID, PGARRAY_TEXT, PGARRAY_BYTEA, PGARRAY_TEXT, PGARRAY_INT4, PGARRAY_INT8}},
+[ATTEMPTS] = {
+    ATTEMPT_SQL, ATTEMPT_SQL UNLESS_THERE,
+    15, {PGARRAY_TIME, PGARRAY_UUID, PGARRAY_INT2, PGARRAY_UUID, PGARRAY_UUID, PGARRAY_UUID, PGARRAY_TEXT, PGARRAY_TIME,
+         PGARRAY_INT4, PGARRAY_TEXT, PGARRAY_INT2, PGARRAY_TEXT, PGARRAY_INT8, PGARRAY_BYTEA, PGARRAY_BYTEA}},
+[PUT] = {
+    "INSERT INTO pending_deliveries AS p (delivery_id, received_at, event_id, webhook_id, tenant_id, event_type,"
+    " next_attempt, next_attempt_at, reason)"
+    " SELECT r.id, r.received_at, r.event_id, r.webhook_id, r.tenant_id, r.event_type, r.attempt,"
+    " now() + r.delay_us * interval '1 microsecond', r.reason"
+    " FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) AS r (id, received_at, event_id, webhook_id, tenant_id, event_type,"
+    " attempt, delay_us, reason)"
     " ON CONFLICT (delivery_id) DO UPDATE SET next_attempt = EXCLUDED.next_attempt,"
-    " next_attempt_at = EXCLUDED.next_attempt_at, reason = EXCLUDED.reason, leased_until = NULL, "
-    "updated_at = now()"
-    " WHERE pending_deliveries.next_attempt < EXCLUDED.next_attempt";
-
-/* The highest offset with a journaled outcome bounds what the next owner has to look up
- * (suspects.h). */
-enum { PR_GROUP, PR_TOPIC, PR_PARTITION, PR_OFFSET, PR_N };
-static const char progress_sql[] =
-    "INSERT INTO consumer_progress (consumer_group, topic, partition, journaled_offset)"
-    " SELECT $1, $2, p, o FROM unnest($3, $4) AS moved (p, o)"
-    " ON CONFLICT (consumer_group, topic, partition) DO UPDATE SET journaled_offset = "
-    "EXCLUDED.journaled_offset,"
-    " updated_at = now() WHERE consumer_progress.journaled_offset < EXCLUDED.journaled_offset";
+    " next_attempt_at = EXCLUDED.next_attempt_at, reason = EXCLUDED.reason, leased_until = NULL, updated_at = now()"
+    " WHERE p.next_attempt < EXCLUDED.next_attempt", NULL,
+    9, {PGARRAY_UUID, PGARRAY_TIME, PGARRAY_UUID, PGARRAY_UUID, PGARRAY_UUID, PGARRAY_TEXT, PGARRAY_INT2, PGARRAY_INT8,
+        PGARRAY_TEXT}},
+[MOVE] = {
+    "UPDATE pending_deliveries p SET next_attempt = r.next, next_attempt_at = now() + r.delay_us * interval '1 microsecond',"
+    " reason = r.reason, leased_until = NULL, updated_at = now()"
+    " FROM unnest($1, $2, $3, $4, $5, $6) AS r (id, made, next, delay_us, reason, lease)"
+    " WHERE p.delivery_id = r.id AND p.next_attempt = r.made AND (r.lease IS NULL OR p.leased_until = r.lease)", NULL,
+    6, {PGARRAY_UUID, PGARRAY_INT2, PGARRAY_INT2, PGARRAY_INT8, PGARRAY_TEXT, PGARRAY_TIME}},
+[DELETE] = {
+    "DELETE FROM pending_deliveries p USING unnest($1, $2, $3) AS r (id, made, lease)"
+    " WHERE p.delivery_id = r.id AND p.next_attempt = r.made AND (r.lease IS NULL OR p.leased_until = r.lease)", NULL,
+    3, {PGARRAY_UUID, PGARRAY_INT2, PGARRAY_TIME}},
+[EXHAUSTED] = {
+    "WITH turned AS (UPDATE webhooks SET status = 'failing', failing_since = now()"
+    " WHERE id = ANY($1) AND status = 'active' AND deleted_at IS NULL RETURNING id, tenant_id, failing_since)"
+    " INSERT INTO notifications (kind, tenant_id, webhook_id, transition_at, status_code, error)"
+    " SELECT DISTINCT ON (t.id) 'webhook_failing', t.tenant_id, t.id, t.failing_since, r.status, r.error"
+    " FROM turned t JOIN unnest($1, $2, $3) AS r (id, status, error) ON r.id = t.id ON CONFLICT DO NOTHING", NULL,
+    3, {PGARRAY_UUID, PGARRAY_INT2, PGARRAY_TEXT}},
+[RECOVERED] = {
+    "UPDATE webhooks SET status = 'active', failing_since = NULL, last_success_at = now()"
+    " WHERE id = ANY($1) AND status = 'failing'", NULL,
+    1, {PGARRAY_UUID}},
+[GONE] = {
+    "WITH turned AS (UPDATE webhooks SET status = 'disabled', disabled_at = now(),"
+    " disabled_reason = 'the endpoint answered 410 Gone'"
+    " WHERE id = ANY($1) AND status <> 'disabled' AND deleted_at IS NULL RETURNING id, tenant_id, disabled_at, disabled_reason)"
+    " INSERT INTO notifications (kind, tenant_id, webhook_id, transition_at, reason, status_code)"
+    " SELECT 'webhook_disabled', tenant_id, id, disabled_at, disabled_reason, 410 FROM turned ON CONFLICT DO NOTHING", NULL,
+    1, {PGARRAY_UUID}},
+[PROGRESS] = { /* the highest offset with a journaled outcome bounds what the next owner looks up (suspects.h) */
+    "INSERT INTO consumer_progress AS p (consumer_group, topic, partition, journaled_offset)"
+    " SELECT * FROM unnest($1, $2, $3, $4)"
+    " ON CONFLICT (consumer_group, topic, partition) DO UPDATE SET journaled_offset = EXCLUDED.journaled_offset,"
+    " updated_at = now() WHERE p.journaled_offset < EXCLUDED.journaled_offset", NULL,
+    4, {PGARRAY_TEXT, PGARRAY_TEXT, PGARRAY_INT4, PGARRAY_INT8}},
+};
+/* clang-format on */
 
 struct progress {
     int32_t partition;
@@ -115,42 +102,23 @@ struct progress {
 struct journal_rows {
     char *group;
     char *topic;
-    struct pgarray event[EV_N];
-    struct pgarray attempt[AT_N];
-    struct pgarray pending[PE_N];
-    struct pgarray partitions;
-    struct pgarray offsets;
-    struct progress
-        progress[PARTITIONS_PER_BATCH]; /* sorted by partition: equal lock order in every worker */
+    struct pgarray columns[KINDS][COLUMNS_MAX];
+    struct progress progress[PARTITIONS_PER_BATCH]; /* by partition: one lock order everywhere */
     size_t progress_n;
-    struct pg_param params[JOURNAL_STMTS_MAX][AT_N];
-    struct pg_stmt stmts[JOURNAL_STMTS_MAX];
+    struct pg_param params[KINDS][COLUMNS_MAX];
+    struct pg_stmt stmts[KINDS];
 };
-
-static void init_all(struct pgarray *a, const enum pgarray_type *types, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        pgarray_init(&a[i], types[i], ARRAY_MAX);
-    }
-}
-
-static void each(struct pgarray *a, size_t n, void (*fn)(struct pgarray *))
-{
-    for (size_t i = 0; i < n; i++) {
-        fn(&a[i]);
-    }
-}
 
 struct journal_rows *journal_rows_new(const char *group, const char *topic)
 {
     struct journal_rows *r = mem_zero(1, sizeof(*r));
     r->group = mem_dup(group);
     r->topic = mem_dup(topic);
-    init_all(r->event, event_types_of, EV_N);
-    init_all(r->attempt, attempt_types_of, AT_N);
-    init_all(r->pending, pending_types_of, PE_N);
-    pgarray_init(&r->partitions, PGARRAY_INT4, ARRAY_MAX);
-    pgarray_init(&r->offsets, PGARRAY_INT8, ARRAY_MAX);
+    for (int k = 0; k < KINDS; k++) {
+        for (int c = 0; c < table[k].columns; c++) {
+            pgarray_init(&r->columns[k][c], table[k].types[c], ARRAY_MAX);
+        }
+    }
     return r;
 }
 
@@ -159,11 +127,11 @@ void journal_rows_free(struct journal_rows *r)
     if (r == NULL) {
         return;
     }
-    each(r->event, EV_N, pgarray_done);
-    each(r->attempt, AT_N, pgarray_done);
-    each(r->pending, PE_N, pgarray_done);
-    pgarray_done(&r->partitions);
-    pgarray_done(&r->offsets);
+    for (int k = 0; k < KINDS; k++) {
+        for (int c = 0; c < table[k].columns; c++) {
+            pgarray_done(&r->columns[k][c]);
+        }
+    }
     free(r->group);
     r->group = NULL;
     free(r->topic);
@@ -176,22 +144,6 @@ static void add_text(struct pgarray *a, const char *s)
     pgarray_add_bytes(a, s, strlen(s));
 }
 
-static void add_event(struct pgarray *a, const struct nrw_event *ev)
-{
-    pgarray_add_uuid(&a[EV_ID], &ev->id);
-    pgarray_add_time(&a[EV_RECEIVED], ev->received_at_us);
-    pgarray_add_uuid(&a[EV_TENANT], &ev->tenant_id);
-    add_text(&a[EV_TYPE], ev->type);
-    pgarray_add_bytes(&a[EV_PAYLOAD], ev->payload, ev->payload_len);
-    if (ev->traceparent[0] != '\0') {
-        add_text(&a[EV_TRACE], ev->traceparent);
-    } else {
-        pgarray_add_null(&a[EV_TRACE]);
-    }
-    pgarray_add_int(&a[EV_PARTITION], ev->partition);
-    pgarray_add_int(&a[EV_OFFSET], ev->offset);
-}
-
 static void add_bytes_or_null(struct pgarray *a, const char *data, size_t len)
 {
     if (len > 0) {
@@ -201,49 +153,125 @@ static void add_bytes_or_null(struct pgarray *a, const char *data, size_t len)
     }
 }
 
-static void add_attempt(struct pgarray *a, const struct journal_entry *e)
+static void add_status(struct pgarray *a, const struct journal_entry *e)
 {
-    char text[LIMIT_ERROR_TEXT];
-    const char *error = e->error != NULL ? e->error : "";
-    const size_t text_len =
-        pgarray_clean_text(e->bare ? "" : error, e->bare ? 0 : strlen(error), text, sizeof(text));
-
-    pgarray_add_time(&a[AT_RECEIVED], e->ev->received_at_us);
-    pgarray_add_uuid(&a[AT_DELIVERY], &e->delivery_id);
-    pgarray_add_int(&a[AT_ATTEMPT], e->attempt);
-    pgarray_add_uuid(&a[AT_EVENT], &e->ev->id);
-    pgarray_add_uuid(&a[AT_WEBHOOK], &e->webhook_id);
-    pgarray_add_uuid(&a[AT_TENANT], &e->ev->tenant_id);
-    add_text(&a[AT_TYPE], e->ev->type);
-    pgarray_add_time(&a[AT_STARTED], e->started_at_us);
-    pgarray_add_int(&a[AT_RESPONSE_MS], (e->response_time_us + 500) / 1000);
-    add_text(&a[AT_OUTCOME], e->outcome);
     if (e->status_code > 0) {
-        pgarray_add_int(&a[AT_STATUS], e->status_code);
+        pgarray_add_int(a, e->status_code);
     } else {
-        pgarray_add_null(&a[AT_STATUS]);
+        pgarray_add_null(a);
     }
-    add_bytes_or_null(&a[AT_ERROR], text, text_len);
-    if (e->next_at_us != 0) {
-        pgarray_add_time(&a[AT_NEXT], e->next_at_us);
-    } else {
-        pgarray_add_null(&a[AT_NEXT]);
-    }
-    add_bytes_or_null(&a[AT_HEADERS], e->headers, e->bare ? 0 : e->headers_len);
-    add_bytes_or_null(&a[AT_BODY], e->body, e->bare ? 0 : e->body_len);
 }
 
-static void add_pending(struct pgarray *a, const struct journal_entry *e)
+static void add_error(struct pgarray *a, const struct journal_entry *e)
 {
-    pgarray_add_uuid(&a[PE_DELIVERY], &e->delivery_id);
-    pgarray_add_time(&a[PE_RECEIVED], e->ev->received_at_us);
-    pgarray_add_uuid(&a[PE_EVENT], &e->ev->id);
-    pgarray_add_uuid(&a[PE_WEBHOOK], &e->webhook_id);
-    pgarray_add_uuid(&a[PE_TENANT], &e->ev->tenant_id);
-    add_text(&a[PE_TYPE], e->ev->type);
-    pgarray_add_int(&a[PE_ATTEMPT], e->pending_attempt);
-    pgarray_add_time(&a[PE_AT], e->pending_at_us);
-    add_text(&a[PE_REASON], e->pending_reason);
+    char text[LIMIT_ERROR_TEXT];
+    const char *error = e->error != NULL && !e->bare ? e->error : "";
+    add_bytes_or_null(a, text, pgarray_clean_text(error, strlen(error), text, sizeof(text)));
+}
+
+static void add_event(struct pgarray *a, const struct nrw_event *ev)
+{
+    pgarray_add_uuid(a++, &ev->id);
+    pgarray_add_time(a++, ev->received_at_us);
+    pgarray_add_uuid(a++, &ev->tenant_id);
+    add_text(a++, ev->type);
+    pgarray_add_bytes(a++, ev->payload, ev->payload_len);
+    add_bytes_or_null(a++, ev->traceparent, strlen(ev->traceparent));
+    pgarray_add_int(a++, ev->partition);
+    pgarray_add_int(a, ev->offset);
+}
+
+static void add_attempt(struct pgarray *a, const struct journal_entry *e)
+{
+    pgarray_add_time(a++, e->ev->received_at_us);
+    pgarray_add_uuid(a++, &e->delivery_id);
+    pgarray_add_int(a++, e->attempt);
+    pgarray_add_uuid(a++, &e->ev->id);
+    pgarray_add_uuid(a++, &e->webhook_id);
+    pgarray_add_uuid(a++, &e->ev->tenant_id);
+    add_text(a++, e->ev->type);
+    pgarray_add_time(a++, e->started_at_us);
+    pgarray_add_int(a++, (e->response_time_us + 500) / 1000);
+    add_text(a++, e->outcome);
+    add_status(a++, e);
+    add_error(a++, e);
+    if (e->pending == JOURNAL_PENDING_PUT || e->pending == JOURNAL_PENDING_MOVE) {
+        pgarray_add_int(a++, e->pending_delay_us);
+    } else {
+        pgarray_add_null(a++);
+    }
+    add_bytes_or_null(a++, e->headers, e->bare ? 0 : e->headers_len);
+    add_bytes_or_null(a, e->body, e->bare ? 0 : e->body_len);
+}
+
+static void add_put(struct pgarray *a, const struct journal_entry *e)
+{
+    pgarray_add_uuid(a++, &e->delivery_id);
+    pgarray_add_time(a++, e->ev->received_at_us);
+    pgarray_add_uuid(a++, &e->ev->id);
+    pgarray_add_uuid(a++, &e->webhook_id);
+    pgarray_add_uuid(a++, &e->ev->tenant_id);
+    add_text(a++, e->ev->type);
+    pgarray_add_int(a++, e->pending_attempt);
+    pgarray_add_int(a++, e->pending_delay_us);
+    add_text(a, e->pending_reason);
+}
+
+/* Two workers can make the same attempt, when one was stopped for longer than its lease. The
+ * attempt's number tells them apart only after one of them has finished; the lease always does. */
+static void add_lease(struct pgarray *a, const struct journal_entry *e)
+{
+    if (e->lease_us != 0) {
+        pgarray_add_time(a, e->lease_us);
+    } else {
+        pgarray_add_null(a);
+    }
+}
+
+static void add_pending(struct journal_rows *r, const struct journal_entry *e)
+{
+    struct pgarray *a = NULL;
+    switch (e->pending) {
+    case JOURNAL_PENDING_KEEP:
+        return;
+    case JOURNAL_PENDING_PUT:
+        add_put(r->columns[PUT], e);
+        return;
+    case JOURNAL_PENDING_MOVE:
+        a = r->columns[MOVE];
+        pgarray_add_uuid(a++, &e->delivery_id);
+        pgarray_add_int(a++, e->attempt);
+        pgarray_add_int(a++, e->pending_attempt);
+        pgarray_add_int(a++, e->pending_delay_us);
+        add_text(a++, e->pending_reason);
+        add_lease(a, e);
+        return;
+    case JOURNAL_PENDING_DELETE:
+        a = r->columns[DELETE];
+        pgarray_add_uuid(a++, &e->delivery_id);
+        pgarray_add_int(a++, e->attempt);
+        add_lease(a, e);
+        return;
+    }
+}
+
+static void add_standing(struct journal_rows *r, const struct journal_entry *e)
+{
+    switch (e->standing) {
+    case JOURNAL_STANDING_KEEP:
+        return;
+    case JOURNAL_STANDING_EXHAUSTED:
+        pgarray_add_uuid(&r->columns[EXHAUSTED][0], &e->webhook_id);
+        add_status(&r->columns[EXHAUSTED][1], e);
+        add_error(&r->columns[EXHAUSTED][2], e);
+        return;
+    case JOURNAL_STANDING_RECOVERED:
+        pgarray_add_uuid(&r->columns[RECOVERED][0], &e->webhook_id);
+        return;
+    case JOURNAL_STANDING_GONE:
+        pgarray_add_uuid(&r->columns[GONE][0], &e->webhook_id);
+        return;
+    }
 }
 
 /* Insertion into a short sorted list. A batch with more partitions than fit leaves the rest for the
@@ -272,38 +300,44 @@ static void note_progress(struct journal_rows *r, const struct nrw_event *ev)
     r->progress_n++;
 }
 
+static void add_progress(struct journal_rows *r)
+{
+    struct pgarray *a = r->columns[PROGRESS];
+    for (size_t i = 0; i < r->progress_n; i++) {
+        add_text(&a[0], r->group);
+        add_text(&a[1], r->topic);
+        pgarray_add_int(&a[2], r->progress[i].partition);
+        pgarray_add_int(&a[3], r->progress[i].offset);
+    }
+}
+
 static void reset(struct journal_rows *r)
 {
-    each(r->event, EV_N, pgarray_reset);
-    each(r->attempt, AT_N, pgarray_reset);
-    each(r->pending, PE_N, pgarray_reset);
-    pgarray_reset(&r->partitions);
-    pgarray_reset(&r->offsets);
+    for (int k = 0; k < KINDS; k++) {
+        for (int c = 0; c < table[k].columns; c++) {
+            pgarray_reset(&r->columns[k][c]);
+        }
+    }
     r->progress_n = 0;
 }
 
-static int add_stmt(struct journal_rows *r, int n, const char *sql, struct pgarray *a, int columns)
+static int finish(struct journal_rows *r, bool may_exist)
 {
-    for (int i = 0; i < columns; i++) {
-        r->params[n][i] = pgarray_param(&a[i]);
+    int n = 0;
+    for (int k = 0; k < KINDS; k++) {
+        if (r->columns[k][0].n == 0) {
+            continue;
+        }
+        for (int c = 0; c < table[k].columns; c++) {
+            r->params[n][c] = pgarray_param(&r->columns[k][c]);
+        }
+        r->stmts[n] = (struct pg_stmt){
+            .sql = may_exist && table[k].wary_sql != NULL ? table[k].wary_sql : table[k].sql,
+            .params = r->params[n],
+            .n_params = table[k].columns};
+        n++;
     }
-    r->stmts[n] = (struct pg_stmt){.sql = sql, .params = r->params[n], .n_params = columns};
-    return n + 1;
-}
-
-static int add_progress_stmt(struct journal_rows *r, int n)
-{
-    for (size_t i = 0; i < r->progress_n; i++) {
-        pgarray_add_int(&r->partitions, r->progress[i].partition);
-        pgarray_add_int(&r->offsets, r->progress[i].offset);
-    }
-    struct pg_param *p = r->params[n];
-    p[PR_GROUP] = (struct pg_param){.type = 25, .data = r->group};
-    p[PR_TOPIC] = (struct pg_param){.type = 25, .data = r->topic};
-    p[PR_PARTITION] = pgarray_param(&r->partitions);
-    p[PR_OFFSET] = pgarray_param(&r->offsets);
-    r->stmts[n] = (struct pg_stmt){.sql = progress_sql, .params = p, .n_params = PR_N};
-    return n + 1;
+    return n;
 }
 
 int journal_rows_build(struct journal_rows *r, struct journal_entry *const *entries, size_t n,
@@ -314,30 +348,17 @@ int journal_rows_build(struct journal_rows *r, struct journal_entry *const *entr
         const struct journal_entry *e = entries[i];
         if (!e->ev->row_committed && e->ev->row_batch != batch) {
             e->ev->row_batch = batch;
-            add_event(r->event, e->ev);
+            add_event(r->columns[EVENTS], e->ev);
         }
         if (e->outcome != NULL) {
-            add_attempt(r->attempt, e);
+            add_attempt(r->columns[ATTEMPTS], e);
         }
-        if (e->pending_reason != NULL) {
-            add_pending(r->pending, e);
-        }
+        add_pending(r, e);
+        add_standing(r, e);
         note_progress(r, e->ev);
     }
-    int stmts = 0;
-    if (r->event[EV_ID].n > 0) {
-        stmts = add_stmt(r, stmts, may_exist ? EVENT_SQL UNLESS_THERE : EVENT_SQL, r->event, EV_N);
-    }
-    if (r->attempt[AT_DELIVERY].n > 0) {
-        stmts = add_stmt(r, stmts, may_exist ? ATTEMPT_SQL UNLESS_THERE : ATTEMPT_SQL, r->attempt,
-                         AT_N);
-    }
-    if (r->pending[PE_DELIVERY].n > 0) {
-        stmts = add_stmt(r, stmts, pending_sql, r->pending, PE_N);
-    }
-    if (r->progress_n > 0) {
-        stmts = add_progress_stmt(r, stmts);
-    }
+    add_progress(r);
+    const int stmts = finish(r, may_exist);
     CHECK(stmts > 0);
     *ret_stmts = r->stmts;
     return stmts;

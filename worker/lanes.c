@@ -1,160 +1,175 @@
-/* Owns who waits for which endpoint and whose turn it is. Starts deliveries, never looks at their
- * outcome. subscriptions and suspects put in; delivery reports back through lanes_left(). */
+/* Owns who waits for which endpoint and whose turn it is. Starts and spills deliveries, looks at
+ * their outcome only to learn what the endpoint can take. subscriptions, suspects and retries put
+ * in; delivery reports back through lanes_left(). */
 #include "lanes.h"
 
 #include <stdlib.h>
 
 #include "check.h"
+#include "clock.h"
+#include "lane_internal.h"
 #include "log.h"
-#include "map.h"
 #include "mem.h"
-#include "metrics.h"
 
-#define LANES_MAGIC 0x4c414e45u
-#define LANE_MAGIC  0x4c4e4531u
 /* Starting all that may start fills every cap as long as there is a backlog; the requests then fall
  * out of the CPU's caches between two turns, which costs a fifth of the worker's time (bench). */
-#define STARTS_A_TURN 64u
+#define STARTS_A_TURN   64
+#define SPILL_CHECK_US  100000
+#define ENDS_TO_KNOW    16 /* so many ends make an estimate of the rate */
+#define UNKNOWN_STEP_US 20000
+#define BACK_MIN_US     1000000
+#define BACK_MAX_US     60000000
 
-struct lane {
-    unsigned magic;
-    struct webhook *wh; /* newest version; one reference */
-    struct delivery *head;
-    struct delivery **tail;
-    size_t waiting;
-    size_t in_flight;
-    bool in_turn; /* linked in lanes.turn */
-    struct lane *next;
-};
-
-struct lanes {
-    unsigned magic;
-    const struct config *cfg;
-    struct map by_webhook;
-    struct lane *turn; /* lanes with work and room, in the order of their turns */
-    struct lane **turn_tail;
-    size_t in_flight;
-    size_t waiting;
-    size_t full;
-    struct counter *cancelled;
-};
-
-static bool lane_full(const struct lanes *l, const struct lane *lane)
+static void take_out(struct lanes *l, struct lane *lane, struct delivery *d)
 {
-    return lane->waiting >= (size_t)l->cfg->lane_queue_max;
-}
-
-/* A failing webhook gets one request at a time (ARCHITECTURE 7). */
-static size_t cap_of(const struct lanes *l, const struct lane *lane)
-{
-    return lane->wh->failing ? 1 : (size_t)l->cfg->lane_concurrency;
-}
-
-static void take_turn(struct lanes *l, struct lane *lane)
-{
-    if (lane->in_turn || lane->waiting == 0 || lane->in_flight >= cap_of(l, lane)) {
-        return;
-    }
-    lane->in_turn = true;
-    lane->next = NULL;
-    *l->turn_tail = lane;
-    l->turn_tail = &lane->next;
-}
-
-static struct lane *pop_turn(struct lanes *l)
-{
-    struct lane *lane = l->turn;
-    CHECK_MAGIC(lane, LANE_MAGIC);
-    l->turn = lane->next;
-    if (l->turn == NULL) {
-        l->turn_tail = &l->turn;
-    }
-    lane->in_turn = false;
-    return lane;
-}
-
-/* A lane in the turn list is freed when its turn comes. */
-static void free_if_idle(struct lanes *l, struct lane *lane)
-{
-    if (lane->waiting > 0 || lane->in_flight > 0 || lane->in_turn) {
-        return;
-    }
-    (void)map_remove(&l->by_webhook, &lane->wh->id);
-    webhook_unref(lane->wh);
-    lane->wh = NULL;
-    lane->magic = 0;
-    free(lane);
-}
-
-static struct lane *lane_of(struct lanes *l, struct webhook *wh)
-{
-    struct lane *lane = map_get(&l->by_webhook, &wh->id);
-    if (lane == NULL) {
-        lane = mem_zero(1, sizeof(*lane));
-        lane->magic = LANE_MAGIC;
-        lane->wh = webhook_ref(wh);
-        lane->tail = &lane->head;
-        map_put(&l->by_webhook, &wh->id, lane);
-    } else if (lane->wh->version < wh->version) {
-        webhook_unref(lane->wh);
-        lane->wh = webhook_ref(wh);
-    }
-    return lane;
-}
-
-void lanes_add(struct lanes *l, struct delivery *d)
-{
-    CHECK_MAGIC(l, LANES_MAGIC);
-    struct lane *lane = lane_of(l, d->wh);
     const bool was_full = lane_full(l, lane);
+    TAILQ_REMOVE(&l->ages, d, age_link);
     d->next = NULL;
-    *lane->tail = d;
-    lane->tail = &d->next;
-    lane->waiting++;
-    l->waiting++;
-    l->full += !was_full && lane_full(l, lane);
-    take_turn(l, lane);
-}
-
-/* Counts one delivery out of the lane's queue; the caller has unlinked it. */
-static void count_out(struct lanes *l, struct lane *lane)
-{
-    l->full -= lane_full(l, lane) && lane->waiting - 1 < (size_t)l->cfg->lane_queue_max;
-    lane->waiting--;
-    l->waiting--;
-}
-
-static void start_one(struct lanes *l, struct lane *lane)
-{
-    struct delivery *d = lane->head;
-    lane->head = d->next;
-    if (lane->head == NULL) {
-        lane->tail = &lane->head;
+    lane->waiting[d->class].n--;
+    l->waiting[d->class]--;
+    if (was_full && !lane_full(l, lane)) {
+        TAILQ_REMOVE(&l->full, lane, full_link);
     }
-    d->next = NULL;
-    count_out(l, lane);
+}
+
+static struct delivery *pop(struct lanes *l, struct lane *lane, int c)
+{
+    struct fifo *f = &lane->waiting[c];
+    struct delivery *d = f->head;
+    f->head = d->next;
+    if (f->head == NULL) {
+        f->tail = &f->head;
+    }
+    take_out(l, lane, d);
+    return d;
+}
+
+static void start(struct lanes *l, struct lane *lane, int c)
+{
+    const struct uuid id = lane->wh->id;
+    struct delivery *d = pop(l, lane, c);
     lane->in_flight++;
-    l->in_flight++;
-    delivery_start(d, lane->wh);
+    lane->host->in_flight++;
+    l->in_flight[c]++;
+    delivery_start(d, lane->wh); /* may end at once, and take an emptied lane with it */
+    lane = map_get(&l->by_webhook, &id);
+    if (lane != NULL) {
+        lane_take_turn(l, lane);
+    }
+}
+
+/* It has its turn and cannot use it: it waits where room will be, or passes the room on. */
+static void pass(struct lanes *l, struct lane *lane)
+{
+    if (lane_waiting(lane) > 0) {
+        lane_take_turn(l, lane);
+        return;
+    }
+    if (lane_host_has_room(l, lane)) {
+        (void)lanes_wake_one(l, &lane->host->blocked);
+    }
+    lane_rest(l, lane);
 }
 
 bool lanes_after_turn(struct lanes *l)
 {
     CHECK_MAGIC(l, LANES_MAGIC);
-    for (unsigned n = 0; l->turn != NULL && l->in_flight < (size_t)l->cfg->requests_max; n++) {
-        if (n == STARTS_A_TURN) {
+    unsigned started = 0;
+    while (lanes_requests(l) < (size_t)l->cfg->requests_max) {
+        const int c = lanes_pick_class(l);
+        struct lane *lane = lane_next(l, c);
+        if (lane == NULL) {
+            if (TAILQ_EMPTY(&l->turn[DELIVERY_NEW]) && TAILQ_EMPTY(&l->turn[DELIVERY_RETRY])) {
+                return false;
+            }
+            continue; /* tenants without lanes: they are out of the turn now */
+        }
+        if (lane->waiting[c].n == 0 || lane->in_flight >= lane_cap(l, lane) ||
+            !lane_host_has_room(l, lane)) {
+            pass(l, lane);
+            continue;
+        }
+        start(l, lane, c);
+        if (++started == STARTS_A_TURN) {
             return true;
         }
-        struct lane *lane = pop_turn(l);
-        if (lane->waiting > 0 && lane->in_flight < cap_of(l, lane)) {
-            lane->in_turn = true; /* keeps it alive if the delivery ends at once */
-            start_one(l, lane);
-            lane->in_turn = false;
-            take_turn(l, lane);
-        }
-        free_if_idle(l, lane);
     }
     return false;
+}
+
+/* --- in and out --- */
+
+/* Keeps up: what waits will be sent before it would have to be spilled. A lane that has just got
+ * busy has the benefit of the doubt for as long as a delivery may wait. */
+static bool healthy(const struct lanes *l, const struct lane *lane)
+{
+    const int64_t spill_us = l->cfg->spill_after * 1000;
+    const int64_t now = clock_mono_us();
+    if (lane->ends < ENDS_TO_KNOW) {
+        return now - lane->busy_mono_us < spill_us;
+    }
+    const int64_t since =
+        lane->left_mono_us > lane->busy_mono_us ? lane->left_mono_us : lane->busy_mono_us;
+    return now - since < spill_us && (int64_t)lane_waiting(lane) * lane->between_us < spill_us;
+}
+
+/* When something that cannot be sent now should come back: the next free moment at the rate at
+ * which this endpoint works, so that a backlog is not fetched and given back over and over. */
+static int64_t next_moment(struct lane *lane)
+{
+    const int64_t now = clock_mono_us();
+    const int64_t step = lane->ends < ENDS_TO_KNOW ? UNKNOWN_STEP_US : lane->between_us;
+    const int64_t from =
+        lane->moment_mono_us > now + BACK_MIN_US ? lane->moment_mono_us : now + BACK_MIN_US;
+    lane->moment_mono_us = from + step < now + BACK_MAX_US ? from + step : now + BACK_MAX_US;
+    return lane->moment_mono_us - now;
+}
+
+void lanes_add(struct lanes *l, struct delivery *d)
+{
+    CHECK_MAGIC(l, LANES_MAGIC);
+    struct lane *lane = lane_get(l, d->wh);
+    const bool was_full = lane_full(l, lane);
+    if (lane_waiting(lane) == 0 && lane->in_flight == 0) {
+        lane->busy_mono_us = clock_mono_us();
+    }
+    if (was_full && !healthy(l, lane)) {
+        l->spilled_full->value++;
+        delivery_spill(d, next_moment(lane));
+        return;
+    }
+    struct fifo *f = &lane->waiting[d->class];
+    d->next = NULL;
+    *f->tail = d;
+    f->tail = &d->next;
+    f->n++;
+    l->waiting[d->class]++;
+    if (!was_full && lane_full(l, lane)) {
+        TAILQ_INSERT_TAIL(&l->full, lane, full_link);
+    }
+    d->queued_mono_us = clock_mono_us();
+    TAILQ_INSERT_TAIL(&l->ages, d, age_link);
+    lane_take_turn(l, lane);
+}
+
+static void learn(struct lane *lane, const struct delivery *d)
+{
+    const int64_t now = clock_mono_us();
+    const struct attempt_result *r = &d->result;
+    if (lane->left_mono_us > lane->busy_mono_us) { /* two ends of one busy time */
+        lane->between_us += (now - lane->left_mono_us - lane->between_us) / 8;
+        lane->ends++;
+    }
+    lane->left_mono_us = now;
+    if (r->fault == TRANSPORT_OURS) {
+        return;
+    }
+    if (r->fault == TRANSPORT_TIMEOUT || r->fault == TRANSPORT_CONNECT || r->status == 429 ||
+        r->status == 503) {
+        lane_limit_overload(&lane->limit, d->started_mono_us, now);
+    } else if (d->outcome.kind == OUTCOME_DELIVERED) {
+        lane_limit_success(&lane->limit);
+    }
 }
 
 void lanes_left(struct lanes *l, const struct delivery *d)
@@ -162,32 +177,59 @@ void lanes_left(struct lanes *l, const struct delivery *d)
     CHECK_MAGIC(l, LANES_MAGIC);
     struct lane *lane = map_get(&l->by_webhook, &d->wh->id);
     CHECK_MAGIC(lane, LANE_MAGIC);
-    CHECK(lane->in_flight > 0 && l->in_flight > 0);
+    CHECK(lane->in_flight > 0 && l->in_flight[d->class] > 0 && lane->host->in_flight > 0);
     lane->in_flight--;
-    l->in_flight--;
-    take_turn(l, lane);
-    free_if_idle(l, lane);
+    lane->host->in_flight--;
+    l->in_flight[d->class]--;
+    learn(lane, d);
+    (void)lanes_wake_one(l, &lane->host->blocked); /* one request ended: room for one */
+    while (lanes_requests(l) < (size_t)RESERVE(l->cfg->requests_max) &&
+           lanes_wake_one(l, &l->starved)) {
+    }
+    lane_take_turn(l, lane);
+    lane_rest(l, lane);
 }
 
-/* t NULL: all. */
-static size_t drop_waiting(struct lanes *l, struct lane *lane, const struct tracker *t, bool all,
-                           bool settled)
+enum drop { DROP_ABANDON, DROP_CANCEL, DROP_GIVE_BACK };
+
+static bool concerns(const struct delivery *d, enum drop how, const struct tracker *t)
+{
+    switch (how) {
+    case DROP_ABANDON:
+        return d->class == DELIVERY_NEW && (t == NULL || d->ev->tracker == t);
+    case DROP_GIVE_BACK:
+        return d->class == DELIVERY_RETRY;
+    case DROP_CANCEL:
+        return true;
+    }
+    return false;
+}
+
+static size_t drop_waiting(struct lanes *l, struct lane *lane, enum drop how,
+                           const struct tracker *t)
 {
     size_t n = 0;
-    struct delivery **link = &lane->head;
-    while (*link != NULL) {
-        struct delivery *d = *link;
-        if (all || d->ev->tracker == t) {
+    for (int c = 0; c < CLASSES; c++) {
+        struct delivery **link = &lane->waiting[c].head;
+        while (*link != NULL) {
+            struct delivery *d = *link;
+            if (!concerns(d, how, t)) {
+                link = &d->next;
+                continue;
+            }
             *link = d->next;
-            d->next = NULL;
-            count_out(l, lane);
-            delivery_drop(d, settled);
+            take_out(l, lane, d);
             n++;
-        } else {
-            link = &d->next;
+            if (how == DROP_GIVE_BACK) {
+                delivery_spill(d, 0);
+            } else if (how == DROP_CANCEL) {
+                delivery_cancel(d);
+            } else {
+                delivery_drop(d, false);
+            }
         }
+        lane->waiting[c].tail = link;
     }
-    lane->tail = link;
     return n;
 }
 
@@ -199,86 +241,210 @@ void lanes_changed(struct lanes *l, const struct uuid *webhook_id, struct webhoo
         return;
     }
     if (wh != NULL) {
-        webhook_unref(lane->wh);
-        lane->wh = webhook_ref(wh);
-        take_turn(l, lane); /* its cap may have grown */
+        lane_set_webhook(l, lane, wh);
         return;
     }
-    const size_t n = drop_waiting(l, lane, NULL, true, true);
+    const size_t n = drop_waiting(l, lane, DROP_CANCEL, NULL);
     if (n > 0) {
         l->cancelled->value += n;
         log_info("lane.cancelled", F_UUID("webhook", webhook_id), F_INT("deliveries", n));
     }
-    free_if_idle(l, lane);
+    lane_rest(l, lane);
 }
 
-struct abandon {
+struct drop_all {
     struct lanes *l;
+    enum drop how;
     const struct tracker *t;
 };
 
-static void abandon_lane(void *ctx, void *value)
+static void drop_in_lane(void *ctx, void *value)
 {
-    const struct abandon *a = ctx;
-    struct lane *lane = value;
-    (void)drop_waiting(a->l, lane, a->t, a->t == NULL, false);
+    const struct drop_all *a = ctx;
+    (void)drop_waiting(a->l, value, a->how, a->t); /* an emptied lane rests after its next turn */
 }
 
 void lanes_abandon(struct lanes *l, const struct tracker *t)
 {
     CHECK_MAGIC(l, LANES_MAGIC);
-    struct abandon a = {.l = l, .t = t};
-    map_each(&l->by_webhook, abandon_lane, &a);
+    struct drop_all a = {.l = l, .how = DROP_ABANDON, .t = t};
+    map_each(&l->by_webhook, drop_in_lane, &a);
+}
+
+void lanes_give_back_retries(struct lanes *l)
+{
+    CHECK_MAGIC(l, LANES_MAGIC);
+    struct drop_all a = {.l = l, .how = DROP_GIVE_BACK};
+    map_each(&l->by_webhook, drop_in_lane, &a);
+}
+
+/* --- spilling --- */
+
+static void spill(struct lanes *l, struct delivery *d)
+{
+    struct lane *lane = map_get(&l->by_webhook, &d->wh->id);
+    CHECK_MAGIC(lane, LANE_MAGIC);
+    /* A FIFO's oldest is its head, and the age list is in the order of all FIFOs. */
+    CHECK(lane->waiting[d->class].head == d);
+    CHECK(pop(l, lane, (int)d->class) == d);
+    l->spilled_wait->value++;
+    delivery_spill(d, next_moment(lane));
+    lane_rest(l, lane);
+}
+
+static void on_spill_timer(evutil_socket_t fd, short what, void *ctx)
+{
+    struct lanes *l = ctx;
+    (void)fd;
+    (void)what;
+    CHECK_MAGIC(l, LANES_MAGIC);
+    const int64_t limit = clock_mono_us() - l->cfg->spill_after * 1000;
+    struct delivery *d;
+    while ((d = TAILQ_FIRST(&l->ages)) != NULL && d->queued_mono_us < limit) {
+        spill(l, d);
+    }
 }
 
 bool lanes_full(const struct lanes *l)
 {
-    return l->full > 0;
+    const struct lane *lane;
+    TAILQ_FOREACH(lane, &l->full, full_link)
+    {
+        if (healthy(l, lane)) {
+            return true;
+        }
+    }
+    return false;
 }
 
-size_t lanes_in_flight(const struct lanes *l)
+/* Twice what may be in flight, or what an endpoint of this speed takes in half the time that a
+ * delivery may wait. */
+static size_t room_for_retries(const struct lanes *l, const struct lane *lane)
 {
-    return l->in_flight;
+    const size_t cap = lane->wh->failing ? 1 : lane->limit.limit;
+    if (lane->ends < ENDS_TO_KNOW) {
+        return 2 * cap;
+    }
+    const int64_t between_us = lane->between_us > 0 ? lane->between_us : 1;
+    const size_t soon = (size_t)(l->cfg->spill_after * 1000 / 2 / between_us);
+    const size_t most = (size_t)l->cfg->lane_queue_max / 2;
+    return soon < 2 * cap ? 2 * cap : soon < most ? soon : most;
 }
+
+bool lanes_crowded(struct lanes *l, const struct uuid *webhook_id, int64_t *ret_back_in_us)
+{
+    struct lane *lane = map_get(&l->by_webhook, webhook_id);
+    if (lane == NULL) {
+        return false;
+    }
+    if (lane->waiting[DELIVERY_RETRY].n < room_for_retries(l, lane)) {
+        return false;
+    }
+    *ret_back_in_us = next_moment(lane);
+    return true;
+}
+
+/* --- life --- */
 
 static double in_flight(void *ctx)
 {
-    return (double)((struct lanes *)ctx)->in_flight;
+    return (double)lanes_requests(ctx);
 }
 
 static double waiting(void *ctx)
 {
-    return (double)((struct lanes *)ctx)->waiting;
+    const struct lanes *l = ctx;
+    return (double)(l->waiting[DELIVERY_NEW] + l->waiting[DELIVERY_RETRY]);
 }
 
-static double lanes_open(void *ctx)
+static double busy_lanes(void *ctx)
 {
-    return (double)((struct lanes *)ctx)->by_webhook.n;
+    const struct lanes *l = ctx;
+    return (double)(l->by_webhook.n - l->idle_n);
 }
 
-struct lanes *lanes_new(const struct config *cfg)
+struct lanes_by_limit {
+    unsigned lo, hi;
+    size_t n;
+};
+
+static void count_limit(void *ctx, void *value)
+{
+    struct lanes_by_limit *b = ctx;
+    const struct lane *lane = value;
+    b->n += lane->limit.limit >= b->lo && lane->limit.limit <= b->hi;
+}
+
+static size_t lanes_between(const struct lanes *l, unsigned lo, unsigned hi)
+{
+    struct lanes_by_limit b = {.lo = lo, .hi = hi};
+    map_each(&l->by_webhook, count_limit, &b);
+    return b.n;
+}
+
+static double lanes_at_one(void *ctx)
+{
+    return (double)lanes_between(ctx, 1, 1);
+}
+
+static double lanes_low(void *ctx)
+{
+    const struct lanes *l = ctx;
+    return (double)lanes_between(l, 2, (unsigned)l->cfg->lane_concurrency_start - 1);
+}
+
+static double lanes_normal(void *ctx)
+{
+    const struct lanes *l = ctx;
+    return (double)lanes_between(l, (unsigned)l->cfg->lane_concurrency_start, UINT32_MAX);
+}
+
+static void register_metrics(struct lanes *l)
+{
+    l->cancelled = metrics_counter("nrw_cancelled_total", NULL,
+                                   "queued deliveries whose webhook was paused or deleted");
+    l->spilled_wait = metrics_counter("nrw_spills_total", "why=\"wait\"",
+                                      "deliveries written as pending instead of waiting");
+    l->spilled_full = metrics_counter("nrw_spills_total", "why=\"full\"",
+                                      "deliveries written as pending instead of waiting");
+    metrics_gauge_fn("nrw_in_flight", NULL, "requests in flight", in_flight, l);
+    metrics_gauge_fn("nrw_lanes_waiting", NULL, "deliveries that wait in lanes", waiting, l);
+    metrics_gauge_fn("nrw_lanes", NULL, "lanes with work", busy_lanes, l);
+    metrics_gauge_fn("nrw_lanes_by_limit", "limit=\"one\"", "lanes in memory by their limit",
+                     lanes_at_one, l);
+    metrics_gauge_fn("nrw_lanes_by_limit", "limit=\"reduced\"", "lanes in memory by their limit",
+                     lanes_low, l);
+    metrics_gauge_fn("nrw_lanes_by_limit", "limit=\"full\"", "lanes in memory by their limit",
+                     lanes_normal, l);
+}
+
+struct lanes *lanes_new(struct event_base *base, const struct config *cfg)
 {
     struct lanes *l = mem_zero(1, sizeof(*l));
     l->magic = LANES_MAGIC;
     l->cfg = cfg;
-    l->turn_tail = &l->turn;
     map_init(&l->by_webhook);
-    l->cancelled = metrics_counter("nrw_cancelled_total", NULL,
-                                   "queued deliveries whose webhook was paused or deleted");
-    metrics_gauge_fn("nrw_in_flight", NULL, "requests in flight", in_flight, l);
-    metrics_gauge_fn("nrw_lanes_waiting", NULL, "deliveries that wait in lanes", waiting, l);
-    metrics_gauge_fn("nrw_lanes", NULL, "lanes with work", lanes_open, l);
+    map_init(&l->tenants);
+    map_init(&l->hosts);
+    TAILQ_INIT(&l->turn[DELIVERY_NEW]);
+    TAILQ_INIT(&l->turn[DELIVERY_RETRY]);
+    TAILQ_INIT(&l->starved);
+    TAILQ_INIT(&l->idle);
+    TAILQ_INIT(&l->full);
+    TAILQ_INIT(&l->ages);
+    register_metrics(l);
+    event_assign(&l->spill_timer, base, -1, EV_PERSIST, on_spill_timer, l);
+    const struct timeval every = {.tv_usec = SPILL_CHECK_US};
+    event_add(&l->spill_timer, &every);
     return l;
 }
 
-static void free_lane(void *ctx, void *value)
+static void collect(void *ctx, void *value)
 {
     struct lane *lane = value;
-    (void)drop_waiting(ctx, lane, NULL, true, false);
-    webhook_unref(lane->wh);
-    lane->wh = NULL;
-    lane->magic = 0;
-    free(lane);
+    struct lane_list *all = ctx;
+    lane_unblock(lane);
+    TAILQ_INSERT_TAIL(all, lane, link);
 }
 
 void lanes_free(struct lanes *l)
@@ -287,8 +453,28 @@ void lanes_free(struct lanes *l)
         return;
     }
     CHECK_MAGIC(l, LANES_MAGIC);
-    map_each(&l->by_webhook, free_lane, l);
+    event_del(&l->spill_timer);
+    struct delivery *d;
+    while ((d = TAILQ_FIRST(&l->ages)) != NULL) {
+        TAILQ_REMOVE(&l->ages, d, age_link);
+        d->next = NULL;
+        delivery_drop(d, false);
+    }
+    while (!TAILQ_EMPTY(&l->idle)) {
+        struct lane *lane = TAILQ_FIRST(&l->idle);
+        TAILQ_REMOVE(&l->idle, lane, link);
+        lane->idle = false;
+    }
+    struct lane_list all = TAILQ_HEAD_INITIALIZER(all);
+    map_each(&l->by_webhook, collect, &all);
+    struct lane *lane;
+    while ((lane = TAILQ_FIRST(&all)) != NULL) {
+        TAILQ_REMOVE(&all, lane, link);
+        lane_free(l, lane);
+    }
     map_done(&l->by_webhook);
+    map_done(&l->tenants);
+    map_done(&l->hosts);
     l->magic = 0;
     free(l);
 }

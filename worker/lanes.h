@@ -1,10 +1,18 @@
-/* One lane per webhook: a FIFO of deliveries and a cap on requests in flight. Lanes with work and
- * room take turns, one delivery each, so a long queue for one endpoint does not hold up the others;
- * the worker's own limit of requests in flight is over all of them. A lane exists while it has
- * work. */
+/* One lane per webhook: two FIFOs (new and retried deliveries) and an adaptive cap on requests in
+ * flight.
+ *
+ * Who may start: lanes take turns by tenant, then by endpoint, one delivery each. New and retried
+ * work have a guaranteed share of the worker's requests, each borrows what the other leaves. A host
+ * that many webhooks share has a cap of its own. The last fifth of the worker's requests is for
+ * endpoints that have none in flight, so that slow endpoints cannot take them all.
+ *
+ * Who must not wait: a delivery that waits longer than NRW_SPILL_AFTER is spilled, which means
+ * written as a pending row that comes back later. A full lane slows intake down while its endpoint
+ * keeps up; when it does not, what overflows is spilled at once. */
 #ifndef NRW_LANES_H
 #define NRW_LANES_H
 
+#include <event2/event.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -15,24 +23,26 @@
 
 struct lanes;
 
-struct lanes *lanes_new(const struct config *cfg);
-/* Takes d until it is started or dropped. */
+struct lanes *lanes_new(struct event_base *base, const struct config *cfg);
+/* Takes d until it is started, spilled or dropped; it may be spilled before this returns. */
 void lanes_add(struct lanes *l, struct delivery *d);
-/* The request of d is over; its lane has room again. */
+/* The request of d is over; its lane has room again, and learns from how it went. */
 void lanes_left(struct lanes *l, const struct delivery *d);
-/* A newer version of the webhook, or NULL: it is gone and what waits for it is dropped, settled
- * (P4). */
+/* A newer version of the webhook, or NULL: it is gone and what waits for it is cancelled (P4). */
 void lanes_changed(struct lanes *l, const struct uuid *webhook_id, struct webhook *wh);
-/* Drops (abandons) what has not started and belongs to t; NULL: all. */
+/* Drops (abandons) what has not started and belongs to t; NULL: all that came from Kafka. */
 void lanes_abandon(struct lanes *l, const struct tracker *t);
+/* Gives every retry that has not started back to the schedule: the worker stops. */
+void lanes_give_back_retries(struct lanes *l);
 /* Once per turn: starts what may start, but only a burst of it. True: more may start, so the next
  * turn must not wait. Receivers that answer within a turn thus see few connections, slow ones as
  * many as the caps allow. */
 bool lanes_after_turn(struct lanes *l);
 
-bool lanes_full(
-    const struct lanes *l); /* some lane holds NRW_LANE_QUEUE_MAX deliveries: intake waits */
-size_t lanes_in_flight(const struct lanes *l);
+bool lanes_full(const struct lanes *l); /* a healthy lane is full: intake waits */
+/* More retries for this webhook would only wait: its lane holds as many as it can send soon.
+ * *ret_back_in_us is then when this one should come back. */
+bool lanes_crowded(struct lanes *l, const struct uuid *webhook_id, int64_t *ret_back_in_us);
 void lanes_free(struct lanes *l); /* drops (abandons) what waits */
 
 #endif

@@ -39,7 +39,7 @@ const char *transport_fault_name(enum transport_fault fault)
     return fault_names[fault];
 }
 
-static enum outcome_kind kind_of(const struct attempt_result *r, unsigned attempt)
+static enum outcome_kind kind_of(const struct attempt_result *r, unsigned attempt, unsigned final)
 {
     if (r->fault == TRANSPORT_OURS) {
         return OUTCOME_OURS;
@@ -50,14 +50,16 @@ static enum outcome_kind kind_of(const struct attempt_result *r, unsigned attemp
     if (r->fault == TRANSPORT_OK && r->status == 410) {
         return OUTCOME_GONE;
     }
-    return attempt >= LIMIT_ATTEMPTS ? OUTCOME_EXHAUSTED : OUTCOME_RETRY;
+    return attempt >= final ? OUTCOME_EXHAUSTED : OUTCOME_RETRY;
 }
 
 /* Retry-After counts on 429 and 503 only, and only within [the scheduled delay, one hour]. */
 static int64_t delay_us(const struct config *cfg, const struct attempt_result *r, unsigned attempt)
 {
-    const int64_t scheduled =
-        cfg->retry_delays.ms[attempt] * 1000; /* ms[n] is the delay before attempt n + 1 */
+    /* ms[n] is the delay before attempt n + 1; beyond the table (after a redeliver) the last one
+     * stays */
+    const unsigned row = attempt < LIMIT_ATTEMPTS ? attempt : LIMIT_ATTEMPTS - 1;
+    const int64_t scheduled = cfg->retry_delays.ms[row] * 1000;
     if (r->retry_after_s < 0 || (r->status != 429 && r->status != 503)) {
         return scheduled;
     }
@@ -67,10 +69,10 @@ static int64_t delay_us(const struct config *cfg, const struct attempt_result *r
 }
 
 struct outcome outcome_judge(const struct config *cfg, const struct attempt_result *result,
-                             unsigned attempt, int64_t now_wall_us, uint32_t random)
+                             unsigned attempt, unsigned final, uint32_t random)
 {
-    CHECK(attempt >= 1 && attempt <= LIMIT_ATTEMPTS);
-    struct outcome o = {.kind = kind_of(result, attempt)};
+    CHECK(attempt >= 1 && attempt <= final);
+    struct outcome o = {.kind = kind_of(result, attempt, final)};
     int64_t delay = 0;
     if (o.kind == OUTCOME_RETRY) {
         delay = delay_us(cfg, result, attempt);
@@ -79,7 +81,6 @@ struct outcome outcome_judge(const struct config *cfg, const struct attempt_resu
     } else {
         return o;
     }
-    const int64_t jitter = (int64_t)((double)delay * 0.1 * ((double)random / (double)UINT32_MAX));
-    o.next_at_us = now_wall_us + delay + jitter;
+    o.delay_us = delay + (int64_t)((double)delay * 0.1 * ((double)random / (double)UINT32_MAX));
     return o;
 }

@@ -21,7 +21,8 @@ enum outcome_kind {
 
 struct outcome {
     enum outcome_kind kind;
-    int64_t next_at_us; /* wall; RETRY and OURS, else 0 */
+    int64_t delay_us; /* until the next attempt; RETRY and OURS, else 0. Relative, because the
+                       * stores' clocks decide and this worker's wall clock does not (R28) */
 };
 
 /* How an attempt ended, from whichever step. Owns `kept`. */
@@ -37,10 +38,11 @@ struct attempt_result {
     uint16_t body_len;
 };
 
-/* random: 0 … UINT32_MAX picks the jitter of 0 … +10 % (never earlier than promised, R27). now:
- * when the attempt ended. */
+/* attempt: 1 … final, the attempt that exhausts the delivery (LIMIT_ATTEMPTS, more after a
+ * redeliver). random: 0 … UINT32_MAX picks the jitter of 0 … +10 % (never earlier than promised,
+ * R27). */
 struct outcome outcome_judge(const struct config *cfg, const struct attempt_result *result,
-                             unsigned attempt, int64_t now_wall_us, uint32_t random);
+                             unsigned attempt, unsigned final, uint32_t random);
 
 const char *outcome_name(enum outcome_kind kind); /* for logs and metrics                        */
 const char *outcome_row(enum outcome_kind kind);  /* attempts.outcome; NULL for OURS: no such row */

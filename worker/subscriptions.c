@@ -145,6 +145,13 @@ static void invalidate(struct subscriptions *s, struct tenant *t)
     }
 }
 
+/* A retry goes to its own webhook whatever that subscribes to by now. */
+static bool wanted_by(const struct nrw_event *ev, const struct webhook *wh)
+{
+    return ev->is_retry ? uuid_equal(&ev->retry.webhook_id, &wh->id)
+                        : (wh->mask & ev->type_bit) != 0;
+}
+
 static void deliver(struct subscriptions *s, const struct tenant *t, struct nrw_event *ev)
 {
     if (t->n > s->wanting_cap) {
@@ -153,7 +160,7 @@ static void deliver(struct subscriptions *s, const struct tenant *t, struct nrw_
     }
     size_t n = 0;
     for (size_t i = 0; i < t->n; i++) {
-        if ((t->webhooks[i]->mask & ev->type_bit) != 0) {
+        if (wanted_by(ev, t->webhooks[i])) {
             s->wanting[n++] = t->webhooks[i];
         }
     }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "clock.h"
 #include "log.h"
 #include "map.h"
 #include "mem.h"
@@ -15,6 +16,7 @@
 
 #define SUSPECTS_MAGIC 0x53555350u
 #define LOOKUP_BATCH   500
+#define PAUSE_US       1000000
 
 struct window {
     uint64_t epoch; /* of the tracker; 0 = none */
@@ -36,6 +38,7 @@ struct suspects {
     struct delivery **queue_tail;
     struct delivery *out; /* their look-up is under way */
     bool looking;
+    int64_t not_before_mono_us; /* after a failure */
     struct counter *looked_up, *skipped;
 };
 
@@ -71,6 +74,7 @@ static void told(void *ctx, const struct pg_reply *reply)
     s->asking = false;
     if (!reply->ok) {
         s->ask = true;
+        s->not_before_mono_us = clock_mono_us() + PAUSE_US;
         log_warn("suspects.progress_failed", F_ERR(reply->err));
         return;
     }
@@ -133,6 +137,7 @@ static void looked_up(void *ctx, const struct pg_reply *reply)
     s->out = NULL;
     s->looking = false;
     if (!reply->ok) {
+        s->not_before_mono_us = clock_mono_us() + PAUSE_US;
         log_warn("suspects.lookup_failed", F_ERR(reply->err));
         while (d != NULL) { /* again, later */
             struct delivery *next = d->next;
@@ -215,7 +220,7 @@ void suspects_abandon(struct suspects *s, const struct tracker *t)
 void suspects_after_turn(struct suspects *s)
 {
     CHECK_MAGIC(s, SUSPECTS_MAGIC);
-    if (!pg_is_up(s->pg)) {
+    if (!pg_is_up(s->pg) || clock_mono_us() < s->not_before_mono_us) {
         return;
     }
     if (s->ask && !s->asking) {

@@ -21,19 +21,26 @@
 #include "journal.h"
 #include "lanes.h"
 #include "log.h"
+#include "mailer.h"
 #include "metrics.h"
 #include "netguard.h"
 #include "pg.h"
 #include "resolver.h"
+#include "retries.h"
+#include "schedule.h"
 #include "seal.h"
 #include "subscriptions.h"
 #include "suspects.h"
 #include "transport.h"
+#include "upkeep.h"
 #include "watchdog.h"
 
 #define CLOSE_GRACE_US                                                                             \
     10000000 /* after the drain: closing the group membership, known to hang at times */
 #define DNS_CACHE_NAMES 10000
+#define MAIL_POLL_MS    5000
+#define RECONCILE_MS                                                                               \
+    35000 /* a row counts as forgotten after half of it: never later than a minute */
 
 struct worker {
     const struct config *cfg;
@@ -50,6 +57,10 @@ struct worker {
     struct suspects *suspects;
     struct deadletter *deadletter;
     struct intake *intake;
+    struct retries *retries;
+    struct schedule *schedule;
+    struct upkeep *upkeep;
+    struct mailer *mailer;
     struct consumer *consumer;
     struct admin *admin;
     struct watchdog *watchdog;
@@ -76,13 +87,67 @@ static void on_accepted(void *ctx, struct nrw_event *ev)
     subscriptions_match(w->subscriptions, ev);
 }
 
+/* schedule -> retries: these are due, and ours by lease */
+static void on_claimed(void *ctx, const struct uuid *ids, size_t n)
+{
+    struct worker *w = ctx;
+    retries_claimed(w->retries, ids, n);
+}
+
+/* retries -> subscriptions, like a new event */
+static void on_loaded(void *ctx, struct nrw_event *ev)
+{
+    struct worker *w = ctx;
+    subscriptions_match(w->subscriptions, ev);
+}
+
+static void on_later(void *ctx, const struct uuid *id, int64_t delay_us)
+{
+    struct worker *w = ctx;
+    schedule_give_back(w->schedule, id, (delay_us + 999) / 1000);
+}
+
+/* delivery, retries -> schedule: its row is durable, or gone */
+static void on_due(void *ctx, const struct uuid *id, int64_t delay_us)
+{
+    struct worker *w = ctx;
+    schedule_add(w->schedule, id, (delay_us + 999) / 1000);
+}
+
+static void on_ended(void *ctx, const struct uuid *id)
+{
+    struct worker *w = ctx;
+    schedule_done(w->schedule, id);
+}
+
+/* subscriptions -> lanes, for a retry; takes the reference */
+static void retry_matched(struct worker *w, struct nrw_event *ev, struct webhook *wh)
+{
+    if (wh == NULL) {
+        retries_cancel(w->retries, ev);
+        return;
+    }
+    struct delivery *d = delivery_new(w->deliveries, ev, wh);
+    int64_t back_in_us = 0;
+    if (w->stopping || lanes_crowded(w->lanes, &wh->id, &back_in_us)) {
+        delivery_spill(d, back_in_us); /* it would only wait: back to the schedule */
+    } else {
+        lanes_add(w->lanes, d);
+    }
+    nrw_event_unref(ev);
+}
+
 /* subscriptions -> suspects or lanes; an event that nobody wants settles right here */
 static void on_matched(void *ctx, struct nrw_event *ev, struct webhook *const *webhooks, size_t n)
 {
     struct worker *w = ctx;
+    if (ev->is_retry) {
+        retry_matched(w, ev, n > 0 ? webhooks[0] : NULL);
+        return;
+    }
     const bool suspect = n > 0 && suspects_covers(w->suspects, ev->tracker, ev->offset);
     for (size_t i = 0; i < n; i++) {
-        struct delivery *d = delivery_new(w->deliveries, ev, webhooks[i], 1);
+        struct delivery *d = delivery_new(w->deliveries, ev, webhooks[i]);
         if (suspect) {
             suspects_add(w->suspects, d);
         } else {
@@ -168,6 +233,19 @@ static bool intake_may_go_on(const struct worker *w)
            !deadletter_full(w->deadletter) && !consumer_any_full(w->consumer);
 }
 
+/* How many retries may be claimed: never more than their share of the requests, so that an outage's
+ * backlog waits in the stores and not here (R30). */
+static size_t retries_wanted(const struct worker *w)
+{
+    const size_t share = (size_t)(w->cfg->requests_max * w->cfg->retry_share + 99) / 100;
+    const size_t have = w->account.retries + retries_loading(w->retries);
+    if (w->stopping || !journal_up(w->journal) || !subscriptions_up(w->subscriptions) ||
+        !retries_up(w->retries) || w->account.payload_bytes >= (size_t)w->cfg->event_bytes_max) {
+        return 0;
+    }
+    return have < share ? share - have : 0;
+}
+
 /* The only place for batched work; the order matters. */
 static void after_turn(struct worker *w)
 {
@@ -176,8 +254,12 @@ static void after_turn(struct worker *w)
         w->consumer); /* new events first, so that what follows sends them in the same turn */
     subscriptions_after_turn(w->subscriptions); /* tenants that those events need */
     suspects_after_turn(w->suspects);
+    const size_t wanted = retries_wanted(w);
+    schedule_want(w->schedule, wanted);
+    retries_after_turn(w->retries, wanted, !schedule_up(w->schedule));
     w->more = lanes_after_turn(w->lanes); /* starts requests …         */
     transport_after_turn(w->transport);   /* … which go out together */
+    schedule_after_turn(w->schedule);     /* what became due, ended or was given back */
     journal_after_turn(w->journal);       /* last: takes what the turn has finished     */
     log_flush();
 }
@@ -193,6 +275,8 @@ static void begin_stop(struct worker *w, const char *why)
     w->drain_until_mono_us = clock_mono_us() + w->cfg->drain_timeout * 1000;
     log_info("worker.stopping", F_STR("why", why),
              F_INT("deliveries", deliveries_open(w->deliveries)));
+    lanes_give_back_retries(w->lanes);
+    mailer_stop(w->mailer);
     consumer_stop(w->consumer);
 }
 
@@ -314,20 +398,49 @@ static bool open_outgoing(struct worker *w, struct err *err)
     return w->transport != NULL;
 }
 
+static bool open_retries(struct worker *w, struct err *err)
+{
+    const struct retries_handlers on_retry = {
+        .loaded = on_loaded, .later = on_later, .ended = on_ended, .ctx = w};
+    w->retries = retries_new(w->base, w->cfg, &w->account, &on_retry);
+    const struct schedule_config index = {.redis_url = w->cfg->redis_url,
+                                          .lease_ms = retries_lease_ms(w->cfg),
+                                          .reconcile_ms = RECONCILE_MS};
+    const struct schedule_handlers on_schedule = {.claimed = on_claimed, .ctx = w};
+    w->schedule = schedule_new(w->base, &index, retries_pg(w->retries), &on_schedule, err);
+    if (w->schedule == NULL) {
+        return err_prefix(err, "NRW_REDIS_URL");
+    }
+    w->upkeep = upkeep_new(w->base, w->cfg);
+    const struct mailer_config mail = {.smtp_url = w->cfg->smtp_url,
+                                       .mail_from = w->cfg->mail_from,
+                                       .console_url = w->cfg->console_url,
+                                       .ca_file = w->cfg->ca_file,
+                                       .poll_ms = MAIL_POLL_MS};
+    w->mailer = mailer_new(w->base, &mail, upkeep_pg(w->upkeep), err);
+    return w->mailer != NULL || err_prefix(err, "NRW_SMTP_URL, NRW_MAIL_FROM or NRW_CONSOLE_URL");
+}
+
 static bool open_rooms(struct worker *w, struct err *err)
 {
     w->journal = journal_new(w->base, w->cfg);
-    const struct deliveries_handlers on_delivery = {
-        .left_lane = on_left_lane, .rejected = on_rejected, .ctx = w};
+    const struct deliveries_handlers on_delivery = {.left_lane = on_left_lane,
+                                                    .due = on_due,
+                                                    .ended = on_ended,
+                                                    .rejected = on_rejected,
+                                                    .ctx = w};
     w->deliveries =
         deliveries_new(w->cfg, w->guard, w->resolver, w->transport, w->journal, &on_delivery);
-    w->lanes = lanes_new(w->cfg);
+    w->lanes = lanes_new(w->base, w->cfg);
     const struct subscriptions_handlers on_subscription = {
         .matched = on_matched, .changed = on_changed, .ctx = w};
     w->subscriptions = subscriptions_new(w->base, w->cfg, w->guard, w->keys, &on_subscription);
     const struct suspects_handlers on_suspect = {
         .cleared = on_cleared, .known = on_known, .ctx = w};
     w->suspects = suspects_new(w->cfg, subscriptions_pg(w->subscriptions), &on_suspect);
+    if (!open_retries(w, err)) {
+        return false;
+    }
     w->deadletter = deadletter_new(w->base, w->cfg, err);
     if (w->deadletter == NULL) {
         return false;
@@ -387,6 +500,10 @@ static void close_all(struct worker *w)
     subscriptions_free(w->subscriptions); /* answers the open look-ups on its connection */
     suspects_free(w->suspects);
     lanes_free(w->lanes);
+    schedule_free(w->schedule);
+    retries_free(w->retries);
+    upkeep_free(w->upkeep); /* its connection answers the mailer's open questions */
+    mailer_free(w->mailer);
     transport_free(w->transport);
     resolver_free(w->resolver);
     journal_free(w->journal);
@@ -406,7 +523,7 @@ static void close_all(struct worker *w)
 static bool stopped(const struct worker *w)
 {
     return w->stopping && consumer_closed(w->consumer) && deliveries_open(w->deliveries) == 0 &&
-           journal_waiting(w->journal) == 0;
+           journal_waiting(w->journal) == 0 && mailer_is_idle(w->mailer);
 }
 
 /* Late requests, or a store that is away: what is open stays unsettled and is consumed again.

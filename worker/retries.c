@@ -1,0 +1,337 @@
+/* Owns leasing and loading of pending deliveries and the sweep that stands in for Redis. Sends
+ * nothing: loaded ones enter the lanes like new ones. worker.c wires it between schedule and
+ * subscriptions. */
+#include "retries.h"
+
+#include <event2/event_struct.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "clock.h"
+#include "log.h"
+#include "map.h"
+#include "mem.h"
+#include "metrics.h"
+#include "pg.h"
+#include "pgarray.h"
+
+#define RETRIES_MAGIC  0x52455452u
+#define STALL_MS       15000
+#define SWEEP_EVERY_US 1000000
+#define MARGIN_MS      20000
+
+struct retries {
+    unsigned magic;
+    const struct config *cfg;
+    struct event_account *account;
+    struct retries_handlers on;
+    struct pg *pg;
+    size_t loading;
+    bool sweeping;
+    int64_t next_sweep_mono_us;
+    struct counter *loaded, *lost, *swept, *cancelled;
+};
+
+/* One load under way. */
+struct load {
+    struct retries *r;
+    int64_t asked_mono_us;
+    size_t n;
+    struct uuid ids[RETRIES_BATCH];
+};
+
+int64_t retries_lease_ms(const struct config *cfg)
+{
+    return cfg->spill_after + cfg->send_timeout + MARGIN_MS;
+}
+
+enum {
+    COL_DELIVERY,
+    COL_RECEIVED,
+    COL_EVENT,
+    COL_WEBHOOK,
+    COL_TENANT,
+    COL_TYPE,
+    COL_ATTEMPT,
+    COL_FINAL,
+    COL_PAYLOAD,
+    COL_TRACE,
+    COL_LEASE
+};
+
+/* clang-format off */
+static const char lease_sql[] =
+    "WITH leased AS (UPDATE pending_deliveries SET leased_until = now() + $2 * interval '1 millisecond', updated_at = now()"
+    " WHERE delivery_id = ANY($1) AND next_attempt_at <= now() AND (leased_until IS NULL OR leased_until < now())"
+    " RETURNING delivery_id, received_at, event_id, webhook_id, tenant_id, event_type, next_attempt, final_attempt, leased_until)"
+    " SELECT l.delivery_id, l.received_at, l.event_id, l.webhook_id, l.tenant_id, l.event_type, l.next_attempt::bigint,"
+    " l.final_attempt::bigint, e.payload, e.traceparent, l.leased_until"
+    " FROM leased l LEFT JOIN events e ON e.received_at = l.received_at AND e.id = l.event_id";
+
+/* The others: not due yet by PostgreSQL's clock, or leased to somebody else. */
+static const char others_sql[] =
+    "SELECT delivery_id, greatest(0, 1000000 * extract(epoch FROM greatest(next_attempt_at, leased_until) - now()))::bigint"
+    " FROM pending_deliveries WHERE delivery_id = ANY($1)";
+
+static const char sweep_sql[] =
+    "SELECT delivery_id FROM pending_deliveries WHERE next_attempt_at <= now()"
+    " AND (leased_until IS NULL OR leased_until < now()) ORDER BY next_attempt_at LIMIT $1";
+/* clang-format on */
+
+/* --- rows that end here --- */
+
+static void deleted(void *ctx, const struct pg_reply *reply)
+{
+    struct retries *r = ctx;
+    CHECK_MAGIC(r, RETRIES_MAGIC);
+    if (!reply->ok) { /* the row comes back when its lease is over, and is deleted then */
+        log_warn("retries.delete_failed", F_ERR(reply->err));
+    }
+}
+
+static void delete_row(struct retries *r, const struct uuid *id)
+{
+    char text[UUID_TEXT + 1];
+    uuid_format(id, text);
+    const struct pg_param param = {.type = 2950, .data = text};
+    const struct pg_stmt stmt = {.sql = "DELETE FROM pending_deliveries WHERE delivery_id = $1",
+                                 .params = &param,
+                                 .n_params = 1};
+    if (pg_submit(r->pg, &stmt, 1, deleted, r)) {
+        r->on.ended(r->on.ctx, id);
+    }
+}
+
+/* Its payload was dropped with its partition: nothing can ever be sent. */
+static void no_payload(struct retries *r, const struct uuid *id)
+{
+    log_error("retries.payload_gone", F_UUID("delivery", id));
+    r->lost->value++;
+    delete_row(r, id);
+}
+
+void retries_cancel(struct retries *r, struct nrw_event *ev)
+{
+    CHECK_MAGIC(r, RETRIES_MAGIC);
+    const struct uuid id = uuid_of_delivery(&ev->id, &ev->retry.webhook_id);
+    log_info("retries.cancelled", F_UUID("delivery", &id), F_UUID("webhook", &ev->retry.webhook_id),
+             F_INT("attempt", ev->retry.attempt),
+             F_STR("why", "the webhook is paused, disabled or deleted"));
+    r->cancelled->value++;
+    delete_row(r, &id);
+    nrw_event_unref(ev);
+}
+
+/* --- leasing and loading --- */
+
+static void hand_over(struct retries *r, const struct load *l, const PGresult *res, int row)
+{
+    const char *type = PQgetvalue(res, row, COL_TYPE);
+    struct nrw_event *ev = nrw_event_new(r->account, type, (size_t)PQgetlength(res, row, COL_TYPE),
+                                         PQgetvalue(res, row, COL_PAYLOAD),
+                                         (size_t)PQgetlength(res, row, COL_PAYLOAD));
+    ev->id = pgvalue_uuid(res, row, COL_EVENT);
+    ev->tenant_id = pgvalue_uuid(res, row, COL_TENANT);
+    ev->received_at_us = pgvalue_time_us(res, row, COL_RECEIVED);
+    ev->taken_mono_us = clock_mono_us();
+    ev->partition = -1;
+    ev->offset = -1;
+    ev->row_committed = true;
+    const struct event_retry retry = {
+        .webhook_id = pgvalue_uuid(res, row, COL_WEBHOOK),
+        .attempt = (unsigned)pgvalue_int8(res, row, COL_ATTEMPT),
+        .final_attempt = (unsigned)pgvalue_int8(res, row, COL_FINAL),
+        /* an attempt that starts at the last moment still ends, and is written, within the lease */
+        .lease_until_mono_us =
+            l->asked_mono_us +
+            (retries_lease_ms(r->cfg) - r->cfg->send_timeout - MARGIN_MS / 2) * 1000,
+        .lease_us = pgvalue_time_us(res, row, COL_LEASE),
+    };
+    nrw_event_set_retry(ev, &retry);
+    const size_t trace_len = (size_t)PQgetlength(res, row, COL_TRACE);
+    if (!PQgetisnull(res, row, COL_TRACE) && trace_len == EVENT_TRACEPARENT) {
+        memcpy(ev->traceparent, PQgetvalue(res, row, COL_TRACE), trace_len + 1);
+    }
+    r->loaded->value++;
+    r->on.loaded(r->on.ctx, ev);
+}
+
+static void settle_others(struct retries *r, const struct load *l, const struct map *leased,
+                          const PGresult *res)
+{
+    struct map known;
+    map_init(&known);
+    for (int row = 0; row < PQntuples(res); row++) {
+        const struct uuid id = pgvalue_uuid(res, row, 0);
+        map_put(&known, &id, r);
+        if (map_get(leased, &id) == NULL) {
+            r->on.later(r->on.ctx, &id, pgvalue_int8(res, row, 1));
+        }
+    }
+    for (size_t i = 0; i < l->n; i++) {
+        if (map_get(&known, &l->ids[i]) == NULL) {
+            r->on.ended(r->on.ctx, &l->ids[i]);
+        }
+    }
+    map_done(&known);
+}
+
+static void leased(void *ctx, const struct pg_reply *reply)
+{
+    struct load *l = ctx;
+    struct retries *r = l->r;
+    CHECK_MAGIC(r, RETRIES_MAGIC);
+    r->loading -= l->n;
+    if (!reply->ok) { /* leases that were taken all the same run out; reconcile and reaper find the
+                         rows */
+        log_warn("retries.load_failed", F_INT("deliveries", l->n), F_ERR(reply->err));
+        free(l);
+        return;
+    }
+    const PGresult *res = reply->results[0];
+    struct map mine;
+    map_init(&mine);
+    for (int row = 0; row < PQntuples(res); row++) {
+        const struct uuid id = pgvalue_uuid(res, row, COL_DELIVERY);
+        map_put(&mine, &id, r);
+        if (PQgetisnull(res, row, COL_PAYLOAD)) {
+            no_payload(r, &id);
+        } else {
+            hand_over(r, l, res, row);
+        }
+    }
+    settle_others(r, l, &mine, reply->results[1]);
+    map_done(&mine);
+    free(l);
+}
+
+void retries_claimed(struct retries *r, const struct uuid *ids, size_t n)
+{
+    CHECK_MAGIC(r, RETRIES_MAGIC);
+    CHECK(n <= RETRIES_BATCH);
+    if (n == 0) {
+        return;
+    }
+    struct load *l = mem_alloc(sizeof(*l));
+    l->r = r;
+    l->asked_mono_us = clock_mono_us();
+    l->n = n;
+    memcpy(l->ids, ids, n * sizeof(*ids));
+    struct pgarray array;
+    pgarray_init(&array, PGARRAY_UUID, 64 + (size_t)RETRIES_BATCH * 20);
+    for (size_t i = 0; i < n; i++) {
+        pgarray_add_uuid(&array, &ids[i]);
+    }
+    char lease_ms[24];
+    (void)snprintf(lease_ms, sizeof(lease_ms), "%lld", (long long)retries_lease_ms(r->cfg));
+    const struct pg_param params[] = {pgarray_param(&array), {.type = 20, .data = lease_ms}};
+    const struct pg_stmt stmts[] = {
+        {.sql = lease_sql, .params = params, .n_params = 2, .binary_result = true},
+        {.sql = others_sql, .params = params, .n_params = 1, .binary_result = true},
+    };
+    if (pg_submit(r->pg, stmts, 2, leased, l)) {
+        r->loading += n;
+    } else {
+        free(l);
+    }
+    pgarray_done(&array);
+}
+
+/* --- the sweep --- */
+
+static void swept(void *ctx, const struct pg_reply *reply)
+{
+    struct retries *r = ctx;
+    CHECK_MAGIC(r, RETRIES_MAGIC);
+    r->sweeping = false;
+    if (!reply->ok) {
+        log_warn("retries.sweep_failed", F_ERR(reply->err));
+        return;
+    }
+    const PGresult *res = reply->results[0];
+    struct uuid ids[RETRIES_BATCH];
+    const int n = PQntuples(res) < RETRIES_BATCH ? PQntuples(res) : RETRIES_BATCH;
+    for (int row = 0; row < n; row++) {
+        ids[row] = pgvalue_uuid(res, row, 0);
+    }
+    r->swept->value += (uint64_t)n;
+    if (n > 0) { /* more may be due: as soon as there is room */
+        r->next_sweep_mono_us = clock_mono_us();
+    }
+    retries_claimed(r, ids, (size_t)n);
+}
+
+void retries_after_turn(struct retries *r, size_t want, bool sweep)
+{
+    CHECK_MAGIC(r, RETRIES_MAGIC);
+    const int64_t now = clock_mono_us();
+    if (!sweep || want == 0 || r->sweeping || r->loading > 0 || !pg_is_up(r->pg) ||
+        now < r->next_sweep_mono_us) {
+        return;
+    }
+    char limit[24];
+    (void)snprintf(limit, sizeof(limit), "%zu",
+                   want < RETRIES_BATCH ? want : (size_t)RETRIES_BATCH);
+    const struct pg_param param = {.type = 20, .data = limit};
+    const struct pg_stmt stmt = {
+        .sql = sweep_sql, .params = &param, .n_params = 1, .binary_result = true};
+    r->sweeping = pg_submit(r->pg, &stmt, 1, swept, r);
+    r->next_sweep_mono_us = now + SWEEP_EVERY_US;
+}
+
+/* --- life --- */
+
+bool retries_up(const struct retries *r)
+{
+    return pg_is_up(r->pg);
+}
+
+size_t retries_loading(const struct retries *r)
+{
+    return r->loading;
+}
+
+struct pg *retries_pg(const struct retries *r)
+{
+    return r->pg;
+}
+
+static void on_down(void *ctx, const struct err *why)
+{
+    (void)ctx;
+    log_warn("retries.connection_lost", F_ERR(why));
+}
+
+struct retries *retries_new(struct event_base *base, const struct config *cfg,
+                            struct event_account *account, const struct retries_handlers *handlers)
+{
+    struct retries *r = mem_zero(1, sizeof(*r));
+    r->magic = RETRIES_MAGIC;
+    r->cfg = cfg;
+    r->account = account;
+    r->on = *handlers;
+    r->loaded =
+        metrics_counter("nrw_retries_loaded_total", NULL, "due deliveries leased and loaded");
+    r->lost = metrics_counter("nrw_retries_payload_gone_total", NULL,
+                              "due deliveries whose payload was dropped");
+    r->swept =
+        metrics_counter("nrw_retries_swept_total", NULL, "due deliveries found without Redis");
+    r->cancelled = metrics_counter("nrw_retries_cancelled_total", NULL,
+                                   "due deliveries whose webhook was paused, disabled or deleted");
+    const struct pg_handlers on = {.down = on_down, .ctx = r};
+    r->pg = pg_new(base, cfg->database_url, "nrw-worker-retries", STALL_MS, &on);
+    return r;
+}
+
+void retries_free(struct retries *r)
+{
+    if (r == NULL) {
+        return;
+    }
+    CHECK_MAGIC(r, RETRIES_MAGIC);
+    pg_free(r->pg);
+    r->pg = NULL;
+    r->magic = 0;
+    free(r);
+}
