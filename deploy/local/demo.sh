@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# The demo's contents: a tenant, three webhooks on the demo receiver, and what they must receive. Used by up,
-# publish and status. All ids are fixed, so that running it again changes nothing.
+# The demo's contents: a tenant, three webhooks on the demo receiver, and what they must receive; and a fourth one,
+# flaky, whose receiver fails each delivery once, so that a retry can be watched. Used by up, publish and status. All ids are fixed, so that running it again changes nothing.
 
 DEMO_WEBHOOKS=(everything some alerts)
 
@@ -9,6 +9,7 @@ demo_webhook_id() {
         everything) echo 0d1e2f30-4a5b-4c6d-8e7f-000000000001 ;;
         some) echo 0d1e2f30-4a5b-4c6d-8e7f-000000000002 ;;
         alerts) echo 0d1e2f30-4a5b-4c6d-8e7f-000000000003 ;;
+        flaky) echo 0d1e2f30-4a5b-4c6d-8e7f-000000000004 ;;
     esac
 }
 demo_patterns() {
@@ -16,10 +17,11 @@ demo_patterns() {
         everything) echo '*' ;;
         some) echo 'scan.completed,cve.matched,backup.failed' ;;
         alerts) echo 'alert.*' ;;
+        flaky) echo 'backup.failed' ;;
     esac
 }
 demo_secret() { if [[ $1 == everything ]]; then echo demo-whsec; else echo demo-plain; fi; }
-demo_url() { printf '%s/demo/%s' "$(sink_url)" "$1"; }
+demo_url() { printf '%s/demo/%s%s' "$(sink_url)" "$1" "$([[ $1 != flaky ]] || echo '?fail_first=1')"; }
 
 # demo_wants WEBHOOK TYPE
 demo_wants() {
@@ -37,7 +39,7 @@ demo_seed() {
     local name id blob
     psql_demo <<<"INSERT INTO tenants (id, name, owner_email) VALUES ('$DEMO_TENANT', 'Demo', 'owner@example.com')
         ON CONFLICT DO NOTHING"
-    for name in "${DEMO_WEBHOOKS[@]}"; do
+    for name in "${DEMO_WEBHOOKS[@]}" flaky; do
         id=$(demo_webhook_id "$name")
         if [[ -z $(psql_demo -At <<<"SELECT 1 FROM webhooks WHERE id = '$id'") ]]; then
             blob=$(worker_environment worker-1 && secret "$(demo_secret "$name")" |
@@ -144,7 +146,11 @@ demo_prove() {
         demo_explain
     fi
     demo_table "$acked" "$from"
+    if wait_until 5 demo_flaky_failed "$acked"; then
+        demo_flaky "$acked"
+    fi
 }
+demo_flaky_failed() { [[ -n $(demo_flaky "$1") ]]; }
 
 demo_explain() {
     local name
@@ -165,7 +171,15 @@ demo_table() {
         BEGIN { n = split(ids, pairs, " "); for (i = 1; i <= n; i++) { split(pairs[i], kv, "="); name[kv[1]] = kv[2] } }
         FILENAME == "-" { status[$1, name[$2]] = $3; ms[$1, name[$2]] = $4; next }
         { printf "%-18s %-11s %6s %5s  %s%11s %s\n", $2, $1, status[$3, $1], ms[$3, $1], $4 == "good" ? good : $4, "", $5 == "good" ? good : $5 }
-        ' - <(demo_received "$@" | sort -u -k2,2 -k1,1)
+        ' - <(demo_received "$@" | grep -v '^flaky ' | sort -u -k2,2 -k1,1)
+}
+
+# demo_flaky ACKED_FILE: what the delivery log says about the receiver that fails once.
+demo_flaky() {
+    psql_demo -At -F ' ' <<<"SELECT event_type, status_code, to_char(next_attempt_at, 'HH24:MI:SS'),
+        ceil(extract(epoch FROM next_attempt_at - now())) FROM attempts WHERE outcome = 'failed'
+        AND webhook_id = '$(demo_webhook_id flaky)' AND event_id IN ($(demo_sql_list "$1"))" |
+        awk '{ printf "%-18s %-11s %6s        attempt 2 follows at %s, in %d s: deploy/local/status shows it recovered then\n", $1, "flaky", $2, $3, $4 }'
 }
 
 # demo_publish EVENT TENANT COUNT DATA

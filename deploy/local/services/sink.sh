@@ -19,7 +19,7 @@ sink_spawn() {
 sink_ready() { [[ $(http_status "${PORT[SINK]}" /_control/health) == 200 ]]; }
 sink_after_ready() {
     local name
-    for name in "${DEMO_WEBHOOKS[@]}"; do
+    for name in "${DEMO_WEBHOOKS[@]}" flaky; do
         http_post "${PORT[SINK]}" "/_control/secret?prefix=/demo/$name&replace" "$(secret "$(demo_secret "$name")")" |
             grep -q '"ok":true' || die "the receiver did not take the secret of /demo/$name"
     done
