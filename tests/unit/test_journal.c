@@ -15,6 +15,7 @@
 
 #define ITEMS_MAX 800
 #define STARTED   INT64_C(1773570601250000) /* 2026-03-15T10:30:01.25Z */
+#define SECOND    INT64_C(1000000)
 
 struct item {
     struct journal_entry e;
@@ -121,6 +122,16 @@ static struct item *make_item(struct nrw_event *ev, unsigned webhook)
     return item;
 }
 
+/* The attempt failed, the next one is due so long after the commit. */
+static void will_retry(struct item *item, enum journal_pending pending, int64_t delay_us)
+{
+    item->e.outcome = "failed";
+    item->e.pending = pending;
+    item->e.pending_reason = "retry";
+    item->e.pending_attempt = item->e.attempt + 1;
+    item->e.pending_delay_us = delay_us;
+}
+
 static struct item *add_new(unsigned n)
 {
     struct item *item = make_item(event_make(&world.account, world.tracker, n, n), 1);
@@ -152,14 +163,14 @@ static void every_column_is_as_it_happened(void **state)
     item->e.outcome = "failed";
     item->e.status_code = 503;
     item->e.error = "the endpoint answered 503";
-    item->e.next_at_us = STARTED + 120 * INT64_C(1000000);
     item->e.headers = "Server: \xff\0x\r\n";
     item->e.headers_len = 13;
     item->e.body = "\0\x01'\\\"\xc3\x28;DROP";
     item->e.body_len = 12;
+    item->e.pending = JOURNAL_PENDING_PUT;
     item->e.pending_reason = "retry";
     item->e.pending_attempt = 3;
-    item->e.pending_at_us = item->e.next_at_us;
+    item->e.pending_delay_us = 120 * SECOND;
     journal_add(world.journal, &item->e);
     await_all();
     assert_int_equal(JOURNAL_COMMITTED, item->end);
@@ -172,18 +183,18 @@ static void every_column_is_as_it_happened(void **state)
     sql_is("2026-03-15 10:30:00.000001+00|2|e0000000-0000-4000-8000-000000000001|"
            "3b000000-0000-4000-8000-000000000001|70000000-0000-4000-8000-000000000000|"
            "alert.created|2026-03-15 10:30:01.25+00|12|failed|503|the endpoint answered 503|"
-           "2026-03-15 10:32:01.25+00|5365727665723a20ff00780d0a|0001275c22c3283b44524f50",
+           "5365727665723a20ff00780d0a|0001275c22c3283b44524f50",
            "SELECT concat_ws('|', received_at, attempt, event_id, webhook_id, tenant_id,"
            " event_type, started_at, response_time_ms, outcome, status_code, error,"
-           " next_attempt_at, encode(response_headers, 'hex'), encode(response_body, 'hex'))"
+           " encode(response_headers, 'hex'), encode(response_body, 'hex'))"
            " FROM attempts");
     sql_is("2026-03-15 10:30:00.000001+00|e0000000-0000-4000-8000-000000000001|"
            "3b000000-0000-4000-8000-000000000001|70000000-0000-4000-8000-000000000000|"
-           "alert.created|3|5|2026-03-15 10:32:01.25+00|retry",
+           "alert.created|3|5|retry",
            "SELECT concat_ws('|', received_at, event_id, webhook_id, tenant_id, event_type,"
-           " next_attempt, final_attempt, next_attempt_at, reason) FROM pending_deliveries");
+           " next_attempt, final_attempt, reason, leased_until) FROM pending_deliveries");
     assert_int_equal(1, sql("SELECT count(*) FROM attempts JOIN pending_deliveries USING "
-                            "(delivery_id)"));
+                            "(delivery_id, next_attempt_at)"));
     sql_is("netrecon-webhooks|netrecon.events|7|4711",
            "SELECT concat_ws('|', consumer_group, topic, partition, journaled_offset)"
            " FROM consumer_progress");
@@ -214,9 +225,9 @@ static void a_fault_of_ours_writes_no_attempt(void **state)
     open_journal();
     struct item *item = make_item(event_make(&world.account, world.tracker, 3, 1), 1);
     item->e.outcome = NULL;
+    item->e.pending = JOURNAL_PENDING_PUT;
     item->e.pending_reason = "spill";
     item->e.pending_attempt = 1;
-    item->e.pending_at_us = STARTED;
     journal_add(world.journal, &item->e);
     await_all();
     assert_int_equal(1, sql("SELECT count(*) FROM events"));
@@ -291,9 +302,10 @@ static void a_pending_row_only_moves_to_a_later_attempt(void **state)
     open_journal();
     for (unsigned i = 0; i < COUNT(rows); i++) {
         struct item *item = make_item(event_make(&world.account, world.tracker, i, 1), 1);
+        item->e.pending = JOURNAL_PENDING_PUT;
         item->e.pending_reason = "retry";
         item->e.pending_attempt = rows[i].attempt;
-        item->e.pending_at_us = STARTED + i;
+        item->e.pending_delay_us = i;
         journal_add(world.journal, &item->e);
         await_all();
         assert_int_equal(rows[i].stored, sql("SELECT next_attempt FROM pending_deliveries"));
@@ -517,9 +529,7 @@ static void any_set_of_bad_rows_is_told_from_the_good_ones(void **state)
         bad[i] = random_below(&seed, i < 250 ? 40 : 4) == 0;
         bad_n += bad[i];
         item->e.response_time_us = bad[i] ? 666000 : 1000;
-        item->e.pending_reason = "retry";
-        item->e.pending_attempt = 2;
-        item->e.pending_at_us = STARTED;
+        will_retry(item, JOURNAL_PENDING_PUT, 30 * SECOND);
         journal_add(world.journal, &item->e);
     }
     await_all();
@@ -543,9 +553,7 @@ static void the_same_failed_delivery_twice_in_a_batch_is_written(void **state)
         struct nrw_event *ev = event_make(&world.account, world.tracker, i, i / 2);
         struct item *item = make_item(ev, 1);
         item->e.outcome = "failed";
-        item->e.pending_reason = "retry";
-        item->e.pending_attempt = 2;
-        item->e.pending_at_us = STARTED;
+        will_retry(item, JOURNAL_PENDING_PUT, 30 * SECOND);
         journal_add(world.journal, &item->e);
     }
     await_all();
@@ -776,9 +784,9 @@ static void a_batch_whose_answer_was_lost_is_sent_again_and_written_once(void **
     relay.deaf = true;
     for (unsigned i = 0; i < 60; i++) {
         struct item *item = make_item(event_make(&world.account, world.tracker, i, i), i % 2);
-        item->e.pending_reason = i % 3 == 0 ? "retry" : NULL;
-        item->e.pending_attempt = 2;
-        item->e.pending_at_us = STARTED;
+        if (i % 3 == 0) {
+            will_retry(item, JOURNAL_PENDING_PUT, 30 * SECOND);
+        }
         journal_add(world.journal, &item->e);
     }
     AWAIT_TURNS(sql("SELECT count(*) FROM attempts") == 60); /* committed */
