@@ -11,7 +11,9 @@
  * Sockets and time-outs of c-ares are dnschannel's. Whose fault a failure is: a question notes how
  * many answers the servers had given when it was born. If that number has grown when it fails, the
  * resolver works and the failure belongs to the name. If not, ". NS", which every working resolver
- * knows, is asked as well. */
+ * knows, is asked as well. A question that was asked while no server answered may see the first
+ * answers to others when it fails: for one time-out after the last failure of ours, nobody else is
+ * to blame. */
 #include "resolver.h"
 
 #include <stdio.h>
@@ -102,7 +104,8 @@ struct resolver {
     bool probe_wanted;
     unsigned n_open, n_asked, n_young, n_undecided;
     uint64_t tick;
-    uint64_t replies; /* answers of any server to any question: it exists, or it does not */
+    uint64_t replies;       /* answers of any server to any question: it exists, or it does not */
+    int64_t doubt_until_us; /* no server answered a moment ago */
     struct question_list open;
     struct question_list waiting;
     struct question_list answered;
@@ -198,7 +201,7 @@ static bool has_status(const struct question *q, int status)
  * True: it is finished, somebody is to blame. */
 static bool blame(struct question *q, bool last)
 {
-    const struct resolver *r = q->resolver;
+    struct resolver *r = q->resolver;
     bool waiting = q->state == QUESTION_WAITING;
     bool late = waiting || q->with_cares > 0 || has_status(q, ARES_ETIMEOUT);
     char text[128];
@@ -210,10 +213,14 @@ static bool blame(struct question *q, bool last)
             text[0] = '\0';
         }
         finish_failed(q, true, ERR_IO, text);
-    } else if (!waiting && r->replies != q->replies_at_start) {
+    } else if (!waiting && r->replies != q->replies_at_start &&
+               clock_mono_us() >= r->doubt_until_us) {
         finish_failed(q, false, late ? ERR_TIMEOUT : ERR_DNS,
                       "the DNS servers of this name gave no usable answer");
     } else if (last) {
+        if (r->replies == q->replies_at_start) {
+            r->doubt_until_us = clock_mono_us() + r->timeout_us;
+        }
         finish_failed(q, true, late ? ERR_TIMEOUT : ERR_IO,
                       late ? "no DNS server answered in time" : "no DNS server gave an answer");
     } else {

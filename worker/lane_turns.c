@@ -22,8 +22,7 @@ void lane_unblock(struct lane *lane)
 
 static void block(struct lane *lane, struct lane_list *in)
 {
-    if (lane->blocked_in != in) { /* what held it up last may not be what holds it up now */
-        lane_unblock(lane);
+    if (lane->blocked_in == NULL) {
         lane->blocked_in = in;
         TAILQ_INSERT_TAIL(in, lane, link);
     }

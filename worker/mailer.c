@@ -3,11 +3,11 @@
  * writes the rows and hints. One row goes through these states; a mail is claimed only when it can
  * be sent at once, so that no claim runs out in a queue:
  *
- *   IDLE --timer, hint--> CLAIMING --row--> SENDING --outcome--> MARKING --> CLAIMING …
- *                            |  `--row that cannot be sent-------^ |  `-- PostgreSQL away: again
- * after a second
- *                            `--no row--> RESTING (QUIT) --> IDLE <-' server unusable: pause
+ *   IDLE --timer, hint--> CLAIMING --row--> SENDING --outcome--> MARKING --> CLAIMING ...
+ *                            |  `--row that cannot be sent---------^
+ *                            `--no row, or a pause--> RESTING (QUIT) --> IDLE
  *
+ * PostgreSQL away: the claim waits for the next poll, the mark is tried again every second.
  * Due times and claims are PostgreSQL's clock, pauses are this process'. */
 #include "mailer.h"
 

@@ -1,9 +1,9 @@
-/* Three things that libcurl 7.88 would do when it sends mail, and how they are kept from the loop:
- * - Its upload of a mail waits inside the call for the answer to the final dot, as long as the
- * server likes. Hence CONNECT_ONLY: libcurl connects, encrypts and authenticates, smtp.c says the
- * rest through curl_easy_send() and curl_easy_recv().
- * - It says QUIT when it closes a connection, whatever the dialogue is at, and may wait for the
- * answer. So the way out is shut before it closes one.
+/* libcurl connects, encrypts and authenticates (CONNECT_ONLY on its multi_socket interface); the
+ * mail itself goes through curl_easy_send() and curl_easy_recv(). Two things that libcurl 7.88
+ * would do to the loop otherwise:
+ * - Its own upload of a mail waits inside the call for the answer to the final dot, and for the
+ * answer to QUIT, as long as the server likes (measured). A connect-only connection it closes
+ * without a word.
  * - It resolves names in a thread of its own and joins that thread when a transfer ends first.
  * QUICK_EXIT leaves the thread behind instead: one for each look-up that hangs, of a name that the
  * operator chose. The resolver of common/ is not used because a mail server's name may stand in
@@ -19,15 +19,13 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "check.h"
 #include "mem.h"
 #include "mime.h"
 #include "pgarray.h"
 
-#define LINK_MAGIC  0x6c696e6bu
-#define SOCKETS_MAX 8 /* two while IPv4 and IPv6 race */
+#define LINK_MAGIC 0x6c696e6bu
 
 enum link_state { LINK_CLOSED, LINK_CONNECTING, LINK_UP };
 
@@ -46,8 +44,6 @@ struct smtplink {
     CURLM *multi; /* the handles live from open to close */
     CURL *easy;
     struct event *timer;
-    int sockets[SOCKETS_MAX]; /* of connections */
-    unsigned sockets_n;
     struct event *readable, *writable; /* while up */
     char error[CURL_ERROR_SIZE];
     char line[SMTP_TEXT]; /* the server's last one while connecting */
@@ -112,37 +108,9 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *ctx, voi
 
 static curl_socket_t on_open(void *ctx, curlsocktype purpose, struct curl_sockaddr *to)
 {
-    (void)purpose;
-    struct smtplink *l = link_of(ctx);
-    if (l->sockets_n == SOCKETS_MAX) {
-        return CURL_SOCKET_BAD;
-    }
+    (void)ctx, (void)purpose;
     const int fd = socket(to->family, to->socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, to->protocol);
-    if (fd == -1) {
-        return CURL_SOCKET_BAD;
-    }
-    l->sockets[l->sockets_n++] = fd;
-    return fd;
-}
-
-static int on_close(void *ctx, curl_socket_t fd)
-{
-    struct smtplink *l = link_of(ctx);
-    for (unsigned i = 0; i < l->sockets_n; i++) {
-        if (l->sockets[i] == fd) {
-            l->sockets[i] = l->sockets[--l->sockets_n];
-            break;
-        }
-    }
-    return close(fd);
-}
-
-/* From here on libcurl cannot say anything, and has nothing to wait for. */
-static void shut_way_out(struct smtplink *l)
-{
-    for (unsigned i = 0; i < l->sockets_n; i++) {
-        (void)shutdown(l->sockets[i], SHUT_WR); /* fails only when it is not connected */
-    }
+    return fd == -1 ? CURL_SOCKET_BAD : fd;
 }
 
 /* Every line that the server says to libcurl. */
@@ -187,9 +155,6 @@ static bool set_options(struct smtplink *l)
     set(&ok, curl_easy_setopt(e, CURLOPT_PASSWORD, l->password));
     set(&ok, curl_easy_setopt(e, CURLOPT_ERRORBUFFER, l->error));
     set(&ok, curl_easy_setopt(e, CURLOPT_OPENSOCKETFUNCTION, on_open));
-    set(&ok, curl_easy_setopt(e, CURLOPT_OPENSOCKETDATA, l));
-    set(&ok, curl_easy_setopt(e, CURLOPT_CLOSESOCKETFUNCTION, on_close));
-    set(&ok, curl_easy_setopt(e, CURLOPT_CLOSESOCKETDATA, l));
     set(&ok, curl_easy_setopt(e, CURLOPT_HEADERFUNCTION, on_line));
     set(&ok, curl_easy_setopt(e, CURLOPT_HEADERDATA, l));
     return ok;
@@ -225,7 +190,6 @@ void smtplink_close(struct smtplink *l)
     l->state = LINK_CLOSED;
     free_event(&l->readable);
     free_event(&l->writable);
-    shut_way_out(l);
     CHECK(curl_multi_remove_handle(l->multi, l->easy) == CURLM_OK);
     curl_easy_cleanup(l->easy), l->easy = NULL;
     CHECK(curl_multi_cleanup(l->multi) == CURLM_OK);

@@ -1,8 +1,10 @@
 """Nobody waits for a stranger, on the real stack: dead endpoints, a loud tenant and the backlog of an outage, and meanwhile the latency of
 those who have nothing to do with it. Faults of this side cost nobody an attempt."""
 
+import errno
 import os
 import resource
+import socket
 import threading
 import time
 import uuid
@@ -195,19 +197,238 @@ def hosts(tmp_path):
 def test_dead_endpoints_cost_the_healthy_ones_nothing(stack, topic, tenant, quick, hosts, start_worker):
     closed, = free_ports(1)
     urls = list(sick_urls(hosts, closed))
-    others = bulk.tenants(stack, [uuid.uuid5(tenant.id, f"tenant-{i}") for i in range(1, 98)])
+    root = uuid.uuid4()
+    others = bulk.tenants(stack, [root, *(uuid.uuid5(root, f"tenant-{i}") for i in range(1, 97))])
     healthy = bulk.webhooks(stack, [(tenant.id, quick.url(f"/healthy-{i}")) for i in range(HEALTHY)])
-    # The healthy endpoints' own tenant has some that are dead, too, of the kinds that a steady load can be tried five times on.
-    near = [url for kind, url in urls if kind != "hang"][:6]
-    far = [url for _, url in urls if url not in near]
-    sick = bulk.webhooks(stack, [*((tenant.id, url) for url in near), *((others[i % len(others)].id, url) for i, url in enumerate(far))],
+    # The healthy endpoints' own tenant has dead ones, too: one of each kind that can be tried five times at this tenant's rate.
+    near = urls[1:4]
+    far = [urls[0], *urls[4:]]
+    sick = bulk.webhooks(stack, [*((tenant.id, url) for _, url in near), *((others[i % len(others)].id, url) for i, (_, url) in enumerate(far))],
                          active=False)
     worker = start_worker(retry_delays=delays(0.3), send_timeout=f"{SEND_S:.0f}s", spill_after=f"{SPILL_S:.0f}s", connect_timeout="1s")
     raise_priority(worker.pid)
-    acked = []
+    produced = {tenant.id: [], root: []}
 
     def load(seconds):
-        """Healthy tenant: 60 events a second to five endpoints. All together: 30 a second."""
-        mine = ProduceTool(topic, tenant.id, *SPREAD, count=60 * seconds, rate=60)
-        theirs = ProduceTool(topic, tenant.id, *SPREAD, "--print-tenants") if False else None
-        return mine, theirs
+        """To the tenant of the healthy ones 40 events a second, to all the others together 20."""
+        producing = {tenant.id: ProduceTool(topic, tenant.id, *SPREAD, count=40 * seconds, rate=40),
+                     root: ProduceTool(topic, root, *SPREAD, count=20 * seconds, rate=20, tenants=len(others))}
+        for whose, one in producing.items():
+            produced[whose] += one.wait()
+        quick_ones = 40 * seconds * HEALTHY
+        await_condition(lambda: quick.stats()["requests"] >= quick_ones, 30, lambda: f"{quick_ones} requests: {quick.stats()['requests']}")
+        return latency(quick)
+
+    def sample():
+        metrics = worker.metrics()
+        return {"unsettled_s": metrics["nrw_oldest_unsettled_seconds"], "in_flight": metrics["nrw_in_flight"],
+                "pending": metrics["nrw_pending_deliveries"], **process_numbers(worker.pid)}
+
+    load(1)  # whatever happens only once
+    alone = [load(5) for _ in range(2)]
+    print("\nwithout the dead ones: " + "; ".join(map(shown, alone)))
+    before = {whose: len(ids) for whose, ids in produced.items()}
+    notified = worker.metric("nrw_notifications_total")
+    stack.query("update webhooks set active = true where id = any(%s)", [webhook.id for webhook in sick])
+    await_condition(lambda: worker.metric("nrw_notifications_total") >= notified + len(sick), 20, "the worker knows of all dead ones")
+    watch = Watch(sample)
+    best = min(found["p99"] for found in alone)
+    bound = max(FACTOR * best, FLOOR_US + best)
+    together = [load(5)]
+    while together[-1]["p99"] > bound and len(together) < TRIES:
+        together.append(load(5))
+    print(f"with {len(sick)} dead ones:    " + "; ".join(map(shown, together)))
+    highest = watch.stop()
+    metrics = worker.metrics()
+    print(f"highest meanwhile: {highest}; longest turn of the loop {1000 * metrics['nrw_loop_turn_max_seconds']:.0f} ms, "
+          f"{metrics['nrw_pauses_total']:.0f} pauses, {metrics['nrw_tenant_loads_total']:.0f} loads of tenants")
+    topic.await_settled(worker.group)
+    await_no_pending(stack, sick, 120)
+    rows = stack.query("select n, kind, count(*) from (select count(*) as n, case when w.url like '%%hang' then 'hang' when w.url like '%%reset' "
+                       "then 'reset' when w.url like '%%500' then '500' else 'refuse' end as kind from attempts a join webhooks w on w.id = a.webhook_id "
+                       "where w.id = any(%s) group by delivery_id, w.url) d group by 1, 2 order by 2, 1", [webhook.id for webhook in sick])
+    print(f"deliveries to dead endpoints, by attempts made: {[(kind, n, deliveries) for n, kind, deliveries in rows]}, "
+          f"{worker.metric('nrw_spills_total'):.0f} spilled")
+    assert {n for n, _, _ in rows} == {attempts.ATTEMPTS} and len(rows) == len(SICK), "not all have had their five attempts, and no more"
+    assert together[-1]["p99"] <= bound, f"p99 {[found['p99'] for found in together]} µs, allowed {bound}"
+    assert highest["unsettled_s"] <= UNSETTLED_S, "a dead endpoint held a partition's offset"
+    assert highest["fds"] <= 1500 and (highest["rss_mib"] <= 128 or PATIENCE > 1)
+    # Every event after they were switched on had all its deliveries.
+    per_tenant = {whose: len(ids) - before[whose] for whose, ids in produced.items()}
+    mine = stack.query("select count(distinct delivery_id) from attempts where webhook_id = any(%s)", [webhook.id for webhook in sick[:len(near)]])
+    assert mine == [(per_tenant[tenant.id] * len(near),)]
+    arrived = stack.query("select count(*), count(distinct delivery_id) from attempts where webhook_id = any(%s) and outcome = 'delivered'",
+                          [webhook.id for webhook in healthy])
+    assert arrived == [(len(produced[tenant.id]) * HEALTHY,) * 2]
+    theirs = stack.query("select count(distinct event_id) from attempts where tenant_id <> %s and webhook_id = any(%s)", tenant.id,
+                         [webhook.id for webhook in sick])
+    assert theirs == [(per_tenant[root],)]
+
+
+# ---- a loud tenant ----
+
+
+@pytest.mark.slow
+def test_one_loud_tenant(stack, topic, tenant, quick, start_worker, tmp_path):
+    """95 % of the events are one tenant's."""
+    quiet_rate, loud_rate = 30, 570
+    loud = bulk.tenants(stack, [uuid.uuid4()])[0]
+    stranger = Sink(tmp_path / "loud", ledger=False)
+    bulk.webhooks(stack, [(tenant.id, quick.url("/quiet")), (loud.id, stranger.url("/loud-1", "delay=5ms")), (loud.id, stranger.url("/loud-2"))])
+    try:
+        worker = start_worker()
+        raise_priority(worker.pid)
+        ProduceTool(topic, tenant.id, *SPREAD, count=30, rate=30).wait()
+        topic.await_settled(worker.group)
+        quick.reset_counters()
+
+        def load(seconds):
+            quiet = ProduceTool(topic, tenant.id, *SPREAD, count=quiet_rate * seconds, rate=quiet_rate)
+            quiet.wait()
+            await_condition(lambda: quick.stats()["requests"] >= quiet_rate * seconds, 30, "all have arrived")
+            return latency(quick)
+
+        alone = load(7)
+        bound = max(FACTOR * alone["p99"], FLOOR_US + alone["p99"])
+        noise = ProduceTool(topic, loud.id, *SPREAD, count=1_000_000, rate=loud_rate)
+        await_condition(lambda: stranger.stats()["requests"] >= loud_rate, 20, "it is loud")
+        beside = [load(7)]
+        while beside[-1]["p99"] > bound and len(beside) < TRIES:
+            beside.append(load(7))
+        acked = noise.stop()
+        print(f"\nalone: {shown(alone)}\nbeside {loud_rate} events/s of another tenant: " + "; ".join(map(shown, beside)))
+        topic.await_settled(worker.group)
+        await_condition(lambda: stranger.stats()["requests"] == 2 * len(acked), 30, "the loud tenant has got all of its own")
+        assert beside[-1]["p99"] <= bound
+    finally:
+        stranger.close()
+
+
+# ---- faults of this side ----
+
+
+@pytest.fixture
+def named(stack, tenant, dns, sink):
+    """Webhooks on hosts with names, all of which are the receiver; its answers close the connection, so that each attempt needs a new one."""
+    port = sink.base.rpartition(":")[2]
+    found = []
+    for i in range(10):
+        name = f"hook-{i}.example.net"
+        dns.answers[name] = ["127.0.0.1"]
+        webhook = tenant.webhook(f"http://{name}:{port}/named-{i}?close_after")
+        sink.secret(f"/named-{i}", webhook.secret)
+        found.append(webhook)
+    return found
+
+
+def fail_then_recover(stack, topic, tenant, sink, webhooks, worker, fault, recover, sign):
+    """New events meet the fault at their first attempt, others at their second; after it, all are delivered and none has an attempt more
+    than the one that the receiver refused on purpose."""
+    sink.set("*", "status=503&close_after")
+    refused = produce_many(topic, tenant.id, 20, *SPREAD)
+    await_condition(lambda: sum(len(webhook.attempts()) for webhook in webhooks) == 20 * len(webhooks), 20, "all have failed once")
+    sink.clear()
+    fault()
+    fresh = produce_many(topic, tenant.id, 20, *SPREAD)
+    await_condition(sign, 30, lambda: f"the fault is felt\n{worker.tail()}")
+    recover()
+    topic.await_settled(worker.group, timeout=60)
+    await_no_pending(stack, webhooks)
+    rows = stack.query("select attempt, outcome, status_code, count(*) from attempts where webhook_id = any(%s) group by 1, 2, 3 order by 1, 2",
+                       [webhook.id for webhook in webhooks])
+    each = 20 * len(webhooks)
+    assert rows == [(1, "delivered", 200, each), (1, "failed", 503, each), (2, "delivered", 200, each)], rows
+    assert {status for status, in stack.query("select status from webhooks where id = any(%s)", [webhook.id for webhook in webhooks])} == {"active"}
+    return attempts.check(stack, sink, topic, webhooks, refused + fresh, what=fault.__name__)
+
+
+NO_ROUTE = "255.255.255.255"
+OWN = {"retry_delays": delays(1), "own_fault_delay": "300ms"}
+
+
+def ours(worker):
+    return worker.metrics()['nrw_attempts_total{outcome="ours"}']
+
+
+@pytest.mark.parametrize("kind", ["mute", "broken", "absent"])
+def test_own_faults_are_never_attempts_resolver(stack, topic, tenant, sink, dns, named, start_worker, monkeypatch, kind):
+    worker = start_worker(dns_servers=dns.address, dns_timeout="300ms", **OWN)
+    right = dict(dns.answers)
+    again = []
+
+    def resolver_down():
+        if kind == "absent":
+            dns.close()
+            return
+        # For every name: a resolver that can answer for others says that these names' own servers are to blame, and then they are.
+        dns.default = HANG if kind == "mute" else SERVFAIL
+        dns.answers.clear()
+
+    def resolver_up():
+        dns.answers.update(right)
+        if kind == "absent":
+            monkeypatch.setattr("support.dns.free_ports", lambda _: [int(dns.address.rpartition(":")[2])])
+            again.append(DnsServer(right))
+
+    try:
+        fail_then_recover(stack, topic, tenant, sink, named, worker, resolver_down, resolver_up, lambda: ours(worker) >= 40)
+    finally:
+        for server in again:
+            server.close()
+
+
+def test_own_faults_are_never_attempts_no_descriptors(stack, topic, tenant, sink, dns, named, start_worker):
+    worker = start_worker(dns_servers=dns.address, **OWN)
+    limits = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
+
+    def no_descriptors():
+        # The number is compared with the lowest free one: nothing more can be opened.
+        used = max(int(fd) for fd in os.listdir(f"/proc/{worker.pid}/fd"))
+        resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (min(used + 1, 12), limits[1]))
+
+    def descriptors():
+        resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, limits)
+
+    # Its admin port cannot accept meanwhile either: the log has to tell.
+    fail_then_recover(stack, topic, tenant, sink, named, worker, no_descriptors, descriptors,
+                      lambda: len(worker.log_lines("delivery.attempt", outcome="ours")) >= 40)
+
+
+def test_own_faults_are_never_attempts_no_route(stack, topic, tenant, sink, dns, named, start_worker):
+    """A connection to the broadcast address: the kernel's answer is the same as without a route."""
+    with socket.socket() as probe, pytest.raises(OSError) as refused:
+        probe.connect((NO_ROUTE, 9))
+    assert refused.value.errno == errno.ENETUNREACH
+    worker = start_worker(dns_servers=dns.address, allow_cidrs=f"127.0.0.0/8,{NO_ROUTE}/32", **OWN)
+    right = dict(dns.answers)
+
+    def no_route():
+        dns.answers.update(dict.fromkeys(right, [NO_ROUTE]))
+
+    fail_then_recover(stack, topic, tenant, sink, named, worker, no_route, lambda: dns.answers.update(right), lambda: ours(worker) >= 40)
+
+
+@pytest.mark.slow
+def test_own_faults_are_never_attempts_postgres(stack, topic, tenant, sink, dns, named, start_worker):
+    """PostgreSQL goes while attempts are in flight, first ones and second ones, and comes back after they have ended: what they came to is
+    written then, once."""
+    worker = start_worker(dns_servers=dns.address, **OWN)
+    sink.set("*", "status=503&close_after")
+    refused = produce_many(topic, tenant.id, 20, *SPREAD)
+    await_condition(lambda: sum(len(webhook.attempts()) for webhook in named) == 20 * len(named), 20, "all have failed once")
+    sink.set("*", "delay=1s")
+    fresh = produce_many(topic, tenant.id, 20, *SPREAD)
+    await_condition(lambda: {1, 2} <= {line["attempt"] for line in sink.ledger(answer=200)}, 20, "first and second attempts are in flight")
+    stack.pg_kill()
+    await_condition(lambda: worker.metric("nrw_in_flight") == 0, 30, "they have ended")
+    assert worker.metric("nrw_journal_waiting") > 0, "nothing waits to be written: the test would prove nothing"
+    sink.clear()
+    stack.pg_start()
+    topic.await_settled(worker.group, timeout=60)
+    await_no_pending(stack, named)
+    numbers = stack.query("select attempt, outcome, count(*) from attempts where webhook_id = any(%s) group by 1, 2 order by 1, 2",
+                          [webhook.id for webhook in named])
+    each = 20 * len(named)
+    assert numbers == [(1, "delivered", each), (1, "failed", each), (2, "delivered", each)]
+    assert {status for status, in stack.query("select status from webhooks where id = any(%s)", [webhook.id for webhook in named])} == {"active"}
+    attempts.check(stack, sink, topic, named, refused + fresh, what="PostgreSQL killed during attempts")

@@ -380,7 +380,8 @@ static void a_turn_starts_a_burst_and_asks_for_the_next_turn(void **state)
 {
     (void)state;
     struct webhook *wh = make_webhook(1, 1);
-    settings.lane_concurrency = 1000;
+    settings.lane_concurrency = settings.lane_concurrency_start = 1000;
+    settings.host_concurrency = 1000;
     settings.lane_queue_max = 1000;
     add(wh, 0, 300);
     size_t before = 0;
