@@ -505,6 +505,7 @@ def test_stopped_worker_wakes_with_stale_leases_and_sends_nothing_twice(stopped)
                    what="stopped with leases")
 
 
+@pytest.mark.slow  # preloads a library, which a sanitized worker does not take
 def test_worker_clock_does_not_matter(stack, topic, tenant, subscribe, sink, producer, start_worker, monkeypatch, tmp_path):
     library = clock.build(tmp_path)
     if library is None:
