@@ -9,7 +9,6 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -236,15 +235,6 @@ static void test_large_or_broken_requests_are_refused(void **state)
 
 enum { CLIENTS = CONNECTIONS_MAX + 20 };
 
-/* How many of them have something to read, or were closed. */
-static int count_answered(struct pollfd *polls, const int *fds)
-{
-    for (int i = 0; i < CLIENTS; i++) {
-        polls[i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
-    }
-    return poll(polls, CLIENTS, 0);
-}
-
 static void await_first_byte(int fd)
 {
     t.len = 0;
@@ -252,32 +242,22 @@ static void await_first_byte(int fd)
     AWAIT(take(fd) || t.len > 0);
 }
 
-static void test_no_more_than_64_connections_are_open_at_once(void **state)
+/* Requests that are still coming in keep their connection; test_httpd.c has the cap itself. */
+static void test_more_than_64_clients_are_served_one_after_the_other(void **state)
 {
     (void)state;
     int fds[CLIENTS];
-    struct pollfd polls[CLIENTS];
     for (int i = 0; i < CLIENTS; i++) {
         fds[i] = client();
-        put(fds[i], "GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
+        put(fds[i], "GET /health HTTP/1.1\r\nHost: x\r\n");
         assert_int_equal(0,
                          event_base_loop(t.base, EVLOOP_ONCE)); /* or the backlog is full at once */
     }
-    int64_t end = clock_mono_us() + 300000;
-    AWAIT(clock_mono_us() > end);
-    assert_int_equal(CONNECTIONS_MAX,
-                     count_answered(polls, fds)); /* the others wait in the backlog */
     for (int i = 0; i < CLIENTS; i++) {
-        if (polls[i].revents != 0) {
-            close(fds[i]), fds[i] = -1;
-        }
-    }
-    for (int i = 0; i < CLIENTS; i++) { /* and are served when there is room */
-        if (fds[i] != -1) {
-            await_first_byte(fds[i]);
-            assert_status(t.answer, "200 OK");
-            close(fds[i]);
-        }
+        put(fds[i], "\r\n");
+        await_first_byte(fds[i]);
+        assert_status(t.answer, "200 OK");
+        close(fds[i]);
     }
     for (int i = 0; i < 3 * CONNECTIONS_MAX; i++) { /* closed ones are not counted for ever */
         assert_status(get("GET", "/health"), "200 OK");
@@ -362,7 +342,7 @@ int main(void)
         TEST(test_a_connection_serves_several_requests),
         TEST(test_other_paths_and_methods_are_refused),
         TEST(test_large_or_broken_requests_are_refused),
-        TEST(test_no_more_than_64_connections_are_open_at_once),
+        TEST(test_more_than_64_clients_are_served_one_after_the_other),
         TEST(test_a_silent_client_is_closed_after_10_s),
         TEST(test_free_closes_open_connections),
         TEST(test_a_bad_address_is_named),

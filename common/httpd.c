@@ -1,0 +1,386 @@
+/* Owns the listener and what is known of each connection; evhttp owns the connections themselves
+ * and the protocol. Knows no path and no content. Used by admin.c and by the API's server. */
+#include "httpd.h"
+
+#include <event2/buffer.h>
+#include <event2/bufferevent.h>
+#include <event2/listener.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/queue.h>
+#include <sys/socket.h>
+
+#include "check.h"
+#include "clock.h"
+#include "mem.h"
+
+#define HTTPD_MAGIC     0x48545044u
+#define CONN_MAGIC      0x48434f4eu
+#define BACKLOG         512
+#define SWEEP_US        100000L
+#define SPARED_US       1000000 /* a client that has just come may be about to ask */
+#define WRITE_TIMEOUT_S 30      /* without progress; a reader slower than that has left */
+
+enum conn_state { CONN_IDLE, CONN_RECEIVING, CONN_BUSY };
+
+struct conn {
+    unsigned magic;
+    enum conn_state state;
+    int64_t since_mono_us;
+    struct bufferevent *bev; /* one reference of ours */
+    bool told;               /* shut down by us: evhttp sees the end and frees it */
+    TAILQ_ENTRY(conn) link;
+};
+
+TAILQ_HEAD(conn_list, conn);
+
+struct httpd {
+    unsigned magic;
+    struct httpd_config cfg;
+    httpd_fn *fn;
+    void *ctx;
+    struct evhttp *http;
+    struct evconnlistener *listener; /* owned by http */
+    unsigned port;
+    bool paused;
+    bool draining;
+    struct event *sweep; /* only while there are connections */
+    unsigned n;
+    struct conn_list conns; /* oldest first */
+};
+
+static struct httpd *httpd_of(void *ctx)
+{
+    struct httpd *h = ctx;
+    CHECK_MAGIC(h, HTTPD_MAGIC);
+    return h;
+}
+
+/* --- connections ------------------------------------------------------------------------ */
+
+static void set_state(struct conn *c, enum conn_state state)
+{
+    c->state = state;
+    c->since_mono_us = clock_mono_us();
+}
+
+/* evhttp tells nobody when a connection ends that never sent a request. But bufferevent_free()
+ * clears the callback argument, which evhttp never does, and our reference keeps the memory (and,
+ * by BEV_OPT_CLOSE_ON_FREE, the descriptor, so that libevent never watches a closed one) until the
+ * next sweep has seen it. */
+static bool is_closed(struct bufferevent *bev)
+{
+    void *arg = NULL;
+    bufferevent_getcb(bev, NULL, NULL, NULL, &arg);
+    return arg == NULL;
+}
+
+/* The end that evhttp then reads is what closes it: nothing of evhttp's is touched from outside. */
+static void tell_to_go(struct conn *c)
+{
+    if (!c->told) {
+        c->told = true;
+        (void)shutdown(bufferevent_getfd(c->bev), SHUT_RDWR); /* an error: it is gone already */
+    }
+}
+
+static void forget(struct httpd *h, struct conn *c)
+{
+    TAILQ_REMOVE(&h->conns, c, link);
+    h->n--;
+    bufferevent_decref(c->bev);
+    c->bev = NULL;
+    c->magic = 0;
+    free(c);
+}
+
+/* Bytes came in or were read. */
+static void on_input(struct evbuffer *input, const struct evbuffer_cb_info *info, void *ctx)
+{
+    struct conn *c = ctx;
+    (void)input;
+    CHECK_MAGIC(c, CONN_MAGIC);
+    if (info->n_added > 0 && c->state == CONN_IDLE) {
+        set_state(c, CONN_RECEIVING);
+    }
+}
+
+static struct conn *longest_idle(struct httpd *h, int64_t now)
+{
+    struct conn *found = NULL;
+    struct conn *c;
+    TAILQ_FOREACH(c, &h->conns, link)
+    {
+        if (c->state == CONN_IDLE && !c->told && now - c->since_mono_us >= SPARED_US &&
+            (found == NULL || c->since_mono_us < found->since_mono_us)) {
+            found = c;
+        }
+    }
+    return found;
+}
+
+static void pause_when_full(struct httpd *h)
+{
+    if (h->n >= h->cfg.connections_max && !h->paused) {
+        h->paused = true;
+        CHECK(evconnlistener_disable(h->listener) == 0);
+    }
+}
+
+/* While it is full: a part of the connections at a time, so that clients who only wait cannot keep
+ * out those who have something to ask. */
+static void make_room(struct httpd *h, int64_t now)
+{
+    for (unsigned i = 0; i <= h->cfg.connections_max / 16; i++) {
+        struct conn *c = longest_idle(h, now);
+        if (c == NULL) {
+            return;
+        }
+        tell_to_go(c);
+    }
+}
+
+static void resume_when_room(struct httpd *h)
+{
+    if (h->paused && !h->draining && h->n < h->cfg.connections_max) {
+        h->paused = false;
+        CHECK(evconnlistener_enable(h->listener) == 0);
+    }
+}
+
+static bool is_overdue(const struct httpd *h, const struct conn *c, int64_t now)
+{
+    switch (c->state) {
+    case CONN_IDLE:
+        return h->draining || now - c->since_mono_us >= h->cfg.idle_timeout_ms * 1000;
+    case CONN_RECEIVING:
+        return now - c->since_mono_us >= h->cfg.request_timeout_ms * 1000;
+    case CONN_BUSY:
+        return false; /* its handler has deadlines of its own, writing has evhttp's */
+    }
+    return false;
+}
+
+static void on_sweep(evutil_socket_t fd, short what, void *ctx)
+{
+    struct httpd *h = httpd_of(ctx);
+    (void)fd;
+    (void)what;
+    const int64_t now = clock_mono_us();
+    struct conn *next;
+    for (struct conn *c = TAILQ_FIRST(&h->conns); c != NULL; c = next) {
+        next = TAILQ_NEXT(c, link);
+        if (is_closed(c->bev)) {
+            forget(h, c);
+        } else if (is_overdue(h, c, now)) {
+            tell_to_go(c);
+        }
+    }
+    resume_when_room(h);
+    if (h->paused && !h->draining) {
+        make_room(h, now);
+    }
+    if (h->n == 0) {
+        (void)event_del(h->sweep); /* a process that nobody asks sleeps */
+    }
+}
+
+/* evhttp asks here for the bufferevent of each connection that it has accepted. */
+static struct bufferevent *on_accept(struct event_base *base, void *ctx)
+{
+    struct httpd *h = httpd_of(ctx);
+    struct conn *c = mem_zero(1, sizeof(*c));
+    c->magic = CONN_MAGIC;
+    c->bev = bufferevent_socket_new(base, -1, BEV_OPT_CLOSE_ON_FREE);
+    CHECK(c->bev != NULL);
+    bufferevent_incref(c->bev);
+    CHECK(evbuffer_add_cb(bufferevent_get_input(c->bev), on_input, c) != NULL);
+    set_state(c, CONN_IDLE);
+    TAILQ_INSERT_TAIL(&h->conns, c, link);
+    h->n++;
+    if (h->n == 1) {
+        const struct timeval tv = {.tv_usec = SWEEP_US};
+        CHECK(event_add(h->sweep, &tv) == 0);
+    }
+    pause_when_full(h);
+    return c->bev;
+}
+
+/* --- requests --------------------------------------------------------------------------- */
+
+static struct conn *conn_of(struct httpd *h, struct evhttp_request *req)
+{
+    const struct bufferevent *bev =
+        evhttp_connection_get_bufferevent(evhttp_request_get_connection(req));
+    struct conn *c;
+    TAILQ_FOREACH_REVERSE(c, &h->conns, conn_list, link)
+    {
+        if (c->bev == bev) {
+            break;
+        }
+    }
+    return c;
+}
+
+/* The answer is written; a pipelined request may be there already. */
+static void on_answered(struct evhttp_request *req, void *ctx)
+{
+    struct conn *c = ctx;
+    (void)req;
+    CHECK_MAGIC(c, CONN_MAGIC);
+    const bool more = evbuffer_get_length(bufferevent_get_input(c->bev)) > 0;
+    set_state(c, more ? CONN_RECEIVING : CONN_IDLE);
+}
+
+static void on_request(struct evhttp_request *req, void *ctx)
+{
+    struct httpd *h = httpd_of(ctx);
+    struct conn *c = conn_of(h, req);
+    CHECK(c != NULL); /* it is forgotten only after evhttp has let go of it */
+    set_state(c, CONN_BUSY);
+    evhttp_request_set_on_complete_cb(req, on_answered, c);
+    if (h->draining) {
+        CHECK(evhttp_add_header(evhttp_request_get_output_headers(req), "Connection", "close") ==
+              0);
+    }
+    h->fn(h->ctx, req);
+}
+
+/* --- birth and end ---------------------------------------------------------------------- */
+
+union address {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+};
+
+/* libevent's own parser refuses port 0. */
+static bool parse_address(const char *text, union address *ret)
+{
+    char host[64];
+    const char *colon = strrchr(text, ':');
+    size_t len = colon == NULL ? sizeof(host) : (size_t)(colon - text);
+    bool v6 = text[0] == '[';
+    size_t brackets = v6 ? 1 : 0;
+    if (len >= sizeof(host) || len < 1 + 2 * brackets || (v6 && colon[-1] != ']')) {
+        return false;
+    }
+    memcpy(host, text + brackets, len - 2 * brackets);
+    host[len - 2 * brackets] = '\0';
+    char *end;
+    unsigned long port = strtoul(colon + 1, &end, 10);
+    if (colon[1] < '0' || colon[1] > '9' || *end != '\0' || port > UINT16_MAX) {
+        return false;
+    }
+    *ret = (union address){.v6 = {0}};
+    if (v6) {
+        ret->v6.sin6_family = AF_INET6;
+        ret->v6.sin6_port = htons((uint16_t)port);
+        return evutil_inet_pton(AF_INET6, host, &ret->v6.sin6_addr) == 1;
+    }
+    ret->v4.sin_family = AF_INET;
+    ret->v4.sin_port = htons((uint16_t)port);
+    return evutil_inet_pton(AF_INET, host, &ret->v4.sin_addr) == 1;
+}
+
+static struct evconnlistener *listen_on(struct event_base *base, const char *listen,
+                                        struct err *err)
+{
+    union address addr;
+    if (!parse_address(listen, &addr)) {
+        (void)err_set(err, ERR_INVALID, "\"%.80s\" is not address:port or [address]:port", listen);
+        return NULL;
+    }
+    /* The callback is set by evhttp. */
+    struct evconnlistener *listener = evconnlistener_new_bind(
+        base, NULL, NULL, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_REUSEABLE,
+        BACKLOG, &addr.any, addr.any.sa_family == AF_INET6 ? sizeof(addr.v6) : sizeof(addr.v4));
+    if (listener == NULL) {
+        (void)err_set(err, ERR_IO, "cannot listen on %.80s: %s", listen,
+                      evutil_socket_error_to_string(EVUTIL_SOCKET_ERROR()));
+    }
+    return listener;
+}
+
+static unsigned bound_port(evutil_socket_t fd)
+{
+    union address addr = {.v6 = {0}};
+    socklen_t len = sizeof(addr);
+    CHECK(getsockname(fd, &addr.any, &len) == 0);
+    return ntohs(addr.any.sa_family == AF_INET6 ? addr.v6.sin6_port : addr.v4.sin_port);
+}
+
+struct httpd *httpd_new(struct event_base *base, const struct httpd_config *cfg, httpd_fn *fn,
+                        void *ctx, struct err *err)
+{
+    struct evconnlistener *listener = listen_on(base, cfg->listen, err);
+    if (listener == NULL) {
+        return NULL;
+    }
+    struct httpd *h = mem_zero(1, sizeof(*h));
+    h->magic = HTTPD_MAGIC;
+    h->cfg = *cfg;
+    h->cfg.listen = NULL; /* borrowed for this call */
+    h->fn = fn;
+    h->ctx = ctx;
+    h->listener = listener;
+    h->port = bound_port(evconnlistener_get_fd(listener));
+    TAILQ_INIT(&h->conns);
+    h->http = evhttp_new(base);
+    h->sweep = event_new(base, -1, EV_PERSIST, on_sweep, h);
+    CHECK(h->sweep != NULL && h->http != NULL);
+    evhttp_set_max_headers_size(h->http, (ev_ssize_t)cfg->headers_max);
+    evhttp_set_max_body_size(h->http, (ev_ssize_t)cfg->body_max);
+    const int64_t longest_ms = cfg->idle_timeout_ms > cfg->request_timeout_ms
+                                   ? cfg->idle_timeout_ms
+                                   : cfg->request_timeout_ms;
+    const int timeout_s = (int)(longest_ms / 1000) + 1; /* the sweep is earlier */
+    evhttp_set_timeout(h->http, timeout_s > WRITE_TIMEOUT_S ? timeout_s : WRITE_TIMEOUT_S);
+    /* All that evhttp can read: it would answer 501 to the others, and the handler answers 405. */
+    evhttp_set_allowed_methods(h->http, UINT16_MAX);
+    evhttp_set_default_content_type(h->http, NULL);
+    evhttp_set_bevcb(h->http, on_accept, h);
+    evhttp_set_gencb(h->http, on_request, h);
+    CHECK(evhttp_bind_listener(h->http, listener) != NULL);
+    return h;
+}
+
+unsigned httpd_port(const struct httpd *h)
+{
+    return h->port;
+}
+
+unsigned httpd_connections(const struct httpd *h)
+{
+    return h->n;
+}
+
+void httpd_drain(struct httpd *h)
+{
+    CHECK_MAGIC(h, HTTPD_MAGIC);
+    h->draining = true;
+    if (!h->paused) {
+        h->paused = true;
+        CHECK(evconnlistener_disable(h->listener) == 0);
+    }
+}
+
+bool httpd_is_draining(const struct httpd *h)
+{
+    return h->draining;
+}
+
+void httpd_free(struct httpd *h)
+{
+    if (h == NULL) {
+        return;
+    }
+    CHECK_MAGIC(h, HTTPD_MAGIC);
+    evhttp_free(h->http), h->http = NULL; /* and with it the listener and the connections */
+    event_free(h->sweep), h->sweep = NULL;
+    while (!TAILQ_EMPTY(&h->conns)) {
+        forget(h, TAILQ_FIRST(&h->conns));
+    }
+    h->magic = 0;
+    free(h);
+}

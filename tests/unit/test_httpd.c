@@ -1,0 +1,274 @@
+/* common/httpd.c over real sockets on loopback: the cap, the deadlines, the drain. */
+#include "httpd.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <arpa/inet.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <event2/buffer.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "clock.h"
+
+#define PATIENCE_US (15 * INT64_C(1000000))
+#define MAX         4
+#define GET         "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+#define REQUEST_MS  600
+#define IDLE_MS     3000
+
+static struct {
+    struct event_base *base;
+    struct event *ticker;
+    struct httpd *httpd;
+    struct evhttp_request *held; /* the newest one, when hold is set */
+    bool hold;
+    unsigned requests;
+    unsigned most;
+} t;
+
+/* One turn of the loop; false once the condition is true. */
+static bool turn_unless(bool cond, const char *text, int64_t end)
+{
+    if (t.httpd != NULL && httpd_connections(t.httpd) > t.most) {
+        t.most = httpd_connections(t.httpd);
+    }
+    if (cond) {
+        return false;
+    }
+    if (clock_mono_us() > end) {
+        fail_msg("never came true: %s", text);
+    }
+    assert_int_equal(0, event_base_loop(t.base, EVLOOP_ONCE));
+    return true;
+}
+#define AWAIT(cond)                                                                                \
+    for (int64_t end_ = clock_mono_us() + PATIENCE_US; turn_unless(cond, #cond, end_);) {          \
+    }
+
+static void on_tick(evutil_socket_t fd, short what, void *ctx)
+{
+    (void)fd, (void)what, (void)ctx;
+}
+
+static void reply(struct evhttp_request *req)
+{
+    assert_true(evbuffer_add(evhttp_request_get_output_buffer(req), "ok", 2) == 0);
+    evhttp_send_reply(req, HTTP_OK, "OK", NULL);
+}
+
+static void on_request(void *ctx, struct evhttp_request *req)
+{
+    assert_ptr_equal(&t, ctx);
+    t.requests++;
+    if (t.hold) {
+        t.held = req;
+    } else {
+        reply(req);
+    }
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    const struct timeval tick = {.tv_usec = 2000};
+    struct err err = {.code = ERR_NONE};
+    memset(&t, 0, sizeof(t));
+    t.base = event_base_new();
+    t.ticker = event_new(t.base, -1, EV_PERSIST, on_tick, NULL);
+    event_add(t.ticker, &tick);
+    const struct httpd_config cfg = {.listen = "127.0.0.1:0",
+                                     .connections_max = MAX,
+                                     .headers_max = 4096,
+                                     .body_max = 4096,
+                                     .idle_timeout_ms = IDLE_MS,
+                                     .request_timeout_ms = REQUEST_MS};
+    t.httpd = httpd_new(t.base, &cfg, on_request, &t, &err);
+    return t.httpd == NULL ? -1 : 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    httpd_free(t.httpd);
+    event_free(t.ticker);
+    event_base_free(t.base);
+    return 0;
+}
+
+static int client(void)
+{
+    struct sockaddr_in addr = {.sin_family = AF_INET,
+                               .sin_port = htons((uint16_t)httpd_port(t.httpd)),
+                               .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(0, connect(fd, (struct sockaddr *)&addr, sizeof(addr)));
+    assert_int_equal(0, fcntl(fd, F_SETFL, O_NONBLOCK));
+    return fd;
+}
+
+static void put(int fd, const char *text)
+{
+    ssize_t n = send(fd, text, strlen(text), MSG_NOSIGNAL);
+    assert_true(n > 0 || errno == ECONNRESET || errno == EPIPE);
+}
+
+/* 1 something to read, 0 nothing yet, -1 the server has closed. */
+static int peek(int fd)
+{
+    char byte;
+    ssize_t n = recv(fd, &byte, 1, MSG_PEEK);
+    if (n == -1 && errno == EAGAIN) {
+        return 0;
+    }
+    return n == 1 ? 1 : -1;
+}
+
+static void drop_input(int fd)
+{
+    char bytes[4096];
+    while (recv(fd, bytes, sizeof(bytes), 0) > 0) {
+    }
+}
+
+static void test_the_longest_idle_connection_makes_room_for_a_new_one(void **state)
+{
+    (void)state;
+    int fds[MAX];
+    for (int i = 0; i < MAX; i++) {
+        fds[i] = client();
+        put(fds[i], GET);
+        AWAIT(peek(fds[i]) == 1);
+        drop_input(fds[i]);
+    }
+    put(fds[0], GET); /* the first one is not the longest idle any more */
+    AWAIT(peek(fds[0]) == 1);
+    drop_input(fds[0]);
+    int late = client();
+    put(late, GET);
+    AWAIT(peek(late) == 1);
+    assert_int_equal(-1, peek(fds[1]));
+    assert_int_equal(0, peek(fds[0]));
+    close(late);
+    for (int i = 0; i < MAX; i++) {
+        close(fds[i]);
+    }
+}
+
+static void test_requests_on_their_way_are_not_pushed_out_and_the_cap_holds(void **state)
+{
+    (void)state;
+    int fds[3 * MAX];
+    for (int i = 0; i < 3 * MAX; i++) {
+        fds[i] = client();
+        put(fds[i], "GET / HTTP/1.1\r\nHost: x\r\n");
+    }
+    for (int i = 0; i < 3 * MAX; i++) { /* in the order in which they came */
+        put(fds[i], "\r\n");
+        AWAIT(peek(fds[i]) != 0);
+        close(fds[i]);
+    }
+    AWAIT(t.requests == 3 * MAX);
+    assert_true(t.most <= MAX);
+}
+
+/* One byte in time would stretch a time-out that only counts silence. */
+static void test_a_trickling_request_ends_at_its_deadline(void **state)
+{
+    (void)state;
+    int fd = client();
+    const int64_t began = clock_mono_us();
+    int64_t next = 0;
+    put(fd, "GET / HTTP/1.1\r\nHost: x\r\nX: ");
+    while (peek(fd) == 0) {
+        if (clock_mono_us() > next) {
+            put(fd, "a");
+            next = clock_mono_us() + 50000;
+        }
+        assert_true(clock_mono_us() < began + PATIENCE_US);
+        assert_int_equal(0, event_base_loop(t.base, EVLOOP_ONCE));
+    }
+    assert_int_equal(-1, peek(fd));
+    assert_in_range(clock_mono_us() - began, REQUEST_MS * 1000, REQUEST_MS * 1000 + 1000000);
+    close(fd);
+}
+
+static void test_an_idle_connection_is_closed_in_time(void **state)
+{
+    (void)state;
+    int fd = client();
+    const int64_t began = clock_mono_us();
+    AWAIT(peek(fd) == -1);
+    assert_in_range(clock_mono_us() - began, IDLE_MS * 1000, IDLE_MS * 1000 + 1000000);
+    close(fd);
+    AWAIT(httpd_connections(t.httpd) == 0);
+}
+
+static void test_an_answer_has_no_deadline_of_the_connection(void **state)
+{
+    (void)state;
+    t.hold = true;
+    int fd = client();
+    put(fd, GET);
+    AWAIT(t.held != NULL);
+    const int64_t until = clock_mono_us() + (IDLE_MS + 500) * 1000;
+    AWAIT(clock_mono_us() > until);
+    assert_int_equal(0, peek(fd));
+    reply(t.held);
+    AWAIT(peek(fd) == 1);
+    close(fd);
+}
+
+static void test_a_client_that_left_is_answered_without_harm(void **state)
+{
+    (void)state;
+    t.hold = true;
+    int fd = client();
+    put(fd, GET);
+    AWAIT(t.held != NULL);
+    close(fd);
+    const int64_t until = clock_mono_us() + 300000;
+    AWAIT(clock_mono_us() > until);
+    reply(t.held);
+    AWAIT(httpd_connections(t.httpd) == 0);
+}
+
+static void test_drain_answers_what_is_there_and_closes(void **state)
+{
+    (void)state;
+    t.hold = true;
+    int busy = client();
+    put(busy, GET);
+    AWAIT(t.held != NULL);
+    int idle = client();
+    AWAIT(httpd_connections(t.httpd) == 2);
+    httpd_drain(t.httpd);
+    AWAIT(peek(idle) == -1);
+    reply(t.held);
+    AWAIT(peek(busy) == 1);
+    drop_input(busy);
+    AWAIT(peek(busy) == -1);
+    AWAIT(httpd_connections(t.httpd) == 0);
+    close(busy);
+    close(idle);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
+        TEST(test_the_longest_idle_connection_makes_room_for_a_new_one),
+        TEST(test_requests_on_their_way_are_not_pushed_out_and_the_cap_holds),
+        TEST(test_a_trickling_request_ends_at_its_deadline),
+        TEST(test_an_idle_connection_is_closed_in_time),
+        TEST(test_an_answer_has_no_deadline_of_the_connection),
+        TEST(test_a_client_that_left_is_answered_without_harm),
+        TEST(test_drain_answers_what_is_there_and_closes),
+#undef TEST
+    };
+    return cmocka_run_group_tests_name("httpd", tests, NULL, NULL);
+}
