@@ -85,6 +85,12 @@ static bool is_required(const struct row *row)
     return row->kind == KIND_REQ || row->kind == KIND_REQSECRET;
 }
 
+static bool is_used_by(const struct row *row, enum config_program program)
+{
+    return strcmp(row->by, "both") == 0 ||
+           strcmp(row->by, program == CONFIG_API ? "api" : "worker") == 0;
+}
+
 static bool is_text(const struct row *row)
 {
     return row->kind == KIND_STR || row->kind == KIND_REQ || is_secret(row);
@@ -188,13 +194,13 @@ static bool parse_level(const char *text, enum log_level *ret)
     return false;
 }
 
-/* A key ring may stand on several lines; in other texts a control character is an accident, and
- * would let a value forge lines of --print-config. */
+/* A key ring or a key set may stand on several indented lines; in other texts a control character is
+ * an accident, and would let a value forge lines of --print-config. */
 static bool parse_text(const struct row *row, const char *text, char **ret)
 {
     for (const char *p = text; *p != '\0'; p++) {
-        bool newline = *p == '\n' || *p == '\r';
-        if (((unsigned char)*p < 0x20 || *p == 0x7f) && !(newline && is_secret(row))) {
+        bool blank = *p == '\n' || *p == '\r' || *p == '\t';
+        if (((unsigned char)*p < 0x20 || *p == 0x7f) && !(blank && is_secret(row))) {
             return false;
         }
     }
@@ -517,7 +523,7 @@ static void load_file(struct config *cfg, const struct row *row, const char *pat
 }
 
 static void load_row(struct config *cfg, const struct row *row, const struct given *given,
-                     struct buf *problems)
+                     enum config_program program, struct buf *problems)
 {
     char name[NAME_SIZE];
     row_name(row, name);
@@ -529,12 +535,13 @@ static void load_row(struct config *cfg, const struct row *row, const struct giv
         if (!parse_value(cfg, row, given->value)) {
             report_bad_value(row, given->value, problems);
         }
-    } else if (is_required(row)) {
+    } else if (is_required(row) && is_used_by(row, program)) {
         buf_add_fmt(problems, "%s: must be set (%s)\n", name, row->text);
     }
 }
 
-bool config_load(struct config *cfg, char *const *envp, struct buf *problems)
+bool config_load(struct config *cfg, enum config_program program, char *const *envp,
+                 struct buf *problems)
 {
     struct given given[N_ROWS] = {{NULL, NULL}};
     size_t before = problems->len;
@@ -546,7 +553,7 @@ bool config_load(struct config *cfg, char *const *envp, struct buf *problems)
         sort_entry(*envp, given, problems);
     }
     for (size_t i = 0; i < N_ROWS; i++) {
-        load_row(cfg, &rows[i], &given[i], problems);
+        load_row(cfg, &rows[i], &given[i], program, problems);
     }
     return problems->len == before && buf_ok(problems);
 }

@@ -35,12 +35,16 @@ struct config {
 
 #define CONFIG_PROBLEMS_MAX ((size_t)1024 * 1024) /* for config_load's buffer */
 
+/* Both programs read one environment: each knows every name, and requires only what it uses. */
+enum config_program { CONFIG_WORKER, CONFIG_API };
+
 /* Reads envp (NULL-terminated "NAME=value" strings). Unknown NRW_* names, bad, out-of-range,
  * missing and doubly given (NAME and NAME_FILE) values are ALL collected in `problems`, one line
  * each; secret values never appear there. NAME_FILE works for SECRET kinds; a trailing newline of
  * the file is dropped. False: at least one problem; cfg is then only good for config_free.
  * NRW_CRASH_AT is known and ignored here (test builds). */
-bool config_load(struct config *cfg, char *const *envp, struct buf *problems) MUST_CHECK;
+bool config_load(struct config *cfg, enum config_program program, char *const *envp,
+                 struct buf *problems) MUST_CHECK;
 void config_free(struct config *cfg); /* cleanses secrets */
 
 void config_print(const struct config *cfg, FILE *out); /* NAME=value lines, secrets as ****** */

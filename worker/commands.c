@@ -34,7 +34,7 @@ static bool load_config(struct config *cfg)
 {
     struct buf problems;
     buf_init(&problems, CONFIG_PROBLEMS_MAX);
-    const bool ok = config_load(cfg, environ, &problems);
+    const bool ok = config_load(cfg, CONFIG_WORKER, environ, &problems);
     if (!ok) {
         (void)fputs(buf_cstr(&problems), stderr);
     }

@@ -19,7 +19,7 @@ int main(int argc, char **argv)
     struct config cfg;
     struct buf problems;
     buf_init(&problems, CONFIG_PROBLEMS_MAX);
-    if (!config_load(&cfg, environ, &problems)) {
+    if (!config_load(&cfg, CONFIG_WORKER, environ, &problems)) {
         (void)fputs(buf_cstr(&problems), stderr);
         buf_done(&problems);
         config_free(&cfg);

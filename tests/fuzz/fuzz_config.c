@@ -35,7 +35,7 @@ static void check_round_trip(const struct config *cfg)
     struct config again;
     struct buf problems;
     buf_init(&problems, 65536);
-    CHECK(config_load(&again, envp, &problems));
+    CHECK(config_load(&again, CONFIG_WORKER, envp, &problems));
     char *text_again = print(&again);
     CHECK(strcmp(text, text_again) == 0);
     free(text);
@@ -67,7 +67,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct config cfg;
     struct buf problems;
     buf_init(&problems, 65536);
-    bool ok = config_load(&cfg, envp, &problems);
+    bool ok = config_load(&cfg, CONFIG_WORKER, envp, &problems);
     CHECK(ok == (problems.len == 0 && buf_ok(&problems)));
     if (ok) {
         check_round_trip(&cfg);

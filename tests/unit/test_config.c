@@ -33,7 +33,7 @@ static void load(struct loaded *l, const char *const *env)
         envp[i] = mem_dup(env[i]);
     }
     buf_init(&l->problems, 65536);
-    l->ok = config_load(&l->cfg, envp, &l->problems);
+    l->ok = config_load(&l->cfg, CONFIG_WORKER, envp, &l->problems);
     l->text = buf_cstr(&l->problems);
     assert_null(strstr(l->text, "hunter2"));
     for (int i = 0; envp[i] != NULL; i++) { /* nothing is borrowed from envp */
@@ -93,6 +93,32 @@ static void test_defaults_are_used_where_nothing_is_given(void **state)
     static const int64_t delays[] = {0, 30000, 120000, 600000, 3600000};
     assert_memory_equal(delays, l.cfg.retry_delays.ms, sizeof(delays));
     unload(&l);
+}
+
+static void test_each_program_requires_only_what_it_uses(void **state)
+{
+    (void)state;
+    char url[] = "NRW_DATABASE_URL=postgresql:///x";
+    char keyring[] = "NRW_KEYRING=a:hunter2";
+    char *const envp[] = {url, keyring, NULL};
+    const struct {
+        enum config_program program;
+        const char *problems;
+    } rows[] = {
+        {CONFIG_API, ""},
+        {CONFIG_WORKER,
+         "NRW_KAFKA_BROKERS: must be set (bootstrap servers, host:port[,host:port])\n"},
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+        struct config cfg;
+        struct buf problems;
+        buf_init(&problems, CONFIG_PROBLEMS_MAX);
+        assert_int_equal(rows[i].problems[0] == '\0',
+                         config_load(&cfg, rows[i].program, envp, &problems));
+        assert_string_equal(rows[i].problems, buf_cstr(&problems));
+        buf_done(&problems);
+        config_free(&cfg);
+    }
 }
 
 static void test_good_values_are_taken_exactly(void **state)
@@ -255,7 +281,8 @@ static void test_a_secret_comes_from_its_file(void **state)
         {"redis://x\n\n", 11, "redis://x\n"},
         {"\n", 1, NULL},
         {"redis\0x", 7, NULL},
-        {"redis\tx", 7, NULL},
+        {"redis\vx", 7, NULL},
+        {"{\n\t\"keys\": []}", 14, "{\n\t\"keys\": []}"},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
         char path[] = "/tmp/nrw-test-config-XXXXXX";
@@ -295,7 +322,7 @@ static void test_printing_masks_secrets_and_reads_back_the_same(void **state)
     }
     struct loaded again = {.ok = false};
     buf_init(&again.problems, 4096);
-    assert_true(config_load(&again.cfg, envp, &again.problems));
+    assert_true(config_load(&again.cfg, CONFIG_WORKER, envp, &again.problems));
     char *text_again = printed(&again.cfg);
     for (char *p = text_again, *q = envp[0]; *p != '\0'; p++, q++) {
         assert_int_equal(*p == '\n' ? '\0' : *p, *q);
@@ -328,6 +355,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults_are_used_where_nothing_is_given),
+        cmocka_unit_test(test_each_program_requires_only_what_it_uses),
         cmocka_unit_test(test_good_values_are_taken_exactly),
         cmocka_unit_test(test_bad_values_are_told_with_what_would_be_right),
         cmocka_unit_test(test_all_problems_come_at_once),

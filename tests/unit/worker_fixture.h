@@ -62,7 +62,7 @@ static inline void settings_defaults(struct config *cfg)
     };
     struct buf problems;
     buf_init(&problems, 4096);
-    if (!config_load(cfg, env, &problems)) {
+    if (!config_load(cfg, CONFIG_WORKER, env, &problems)) {
         fail_msg("%s", buf_cstr(&problems));
     }
     buf_done(&problems);
