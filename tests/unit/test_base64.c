@@ -1,4 +1,4 @@
-/* Base64 as secrets and key rings carry it. */
+/* Base64 as secrets and key rings carry it, and base64url as tokens and cursors do. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -58,11 +58,77 @@ static void everything_else_is_refused(void **state)
     }
 }
 
+static void url_safe_texts_decode_and_are_written(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *bytes;
+        const char *url_safe;
+        const char *standard;
+    } rows[] = {{"", "", ""},
+                {"f", "Zg", "Zg=="},
+                {"fo", "Zm8", "Zm8="},
+                {"foo", "Zm9v", "Zm9v"},
+                {"foob", "Zm9vYg", "Zm9vYg=="},
+                {"fooba", "Zm9vYmE", "Zm9vYmE="},
+                {"foobar", "Zm9vYmFy", "Zm9vYmFy"},
+                {"\xfb\xff\xbf", "-_-_", "+/+/"},
+                {"\xff\xff", "__8", "//8="}};
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+        const size_t len = strlen(rows[i].bytes);
+        char text[16];
+        unsigned char out[8];
+        size_t n = 99;
+        assert_true(strlen(rows[i].standard) < BASE64_SIZE(len));
+        assert_int_equal(base64url_encode(rows[i].bytes, len, text), strlen(rows[i].url_safe));
+        assert_string_equal(text, rows[i].url_safe);
+        assert_true(base64url_decode(text, strlen(text), out, len, &n));
+        assert_int_equal(n, len);
+        assert_memory_equal(out, rows[i].bytes, n);
+        assert_int_equal(base64_encode(rows[i].bytes, len, text), strlen(rows[i].standard));
+        assert_string_equal(text, rows[i].standard);
+        if (len > 0) { /* one byte less room */
+            assert_false(
+                base64url_decode(rows[i].url_safe, strlen(rows[i].url_safe), out, len - 1, &n));
+        }
+    }
+}
+
+static void bytes_have_exactly_one_url_safe_text(void **state)
+{
+    (void)state;
+    static const char letters[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_+/=. \n";
+    const size_t n_letters = sizeof(letters); /* the NUL too */
+    size_t taken[4] = {0};
+    for (size_t i = 0; i < n_letters * n_letters * n_letters; i++) {
+        const char text[3] = {letters[i % n_letters], letters[i / n_letters % n_letters],
+                              letters[i / n_letters / n_letters]};
+        for (size_t len = 1; len <= 3; len++) {
+            unsigned char out[3];
+            char again[BASE64_SIZE(3)];
+            size_t n = 99;
+            if (!base64url_decode(text, len, out, sizeof(out), &n)) {
+                assert_int_equal(n, 99);
+                continue;
+            }
+            assert_int_equal(base64url_encode(out, n, again), len);
+            assert_memory_equal(again, text, len);
+            taken[len]++;
+        }
+    }
+    assert_int_equal(taken[1], 0);
+    assert_int_equal(taken[2], 256 * n_letters); /* whatever the third letter was */
+    assert_int_equal(taken[3], 65536);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(padded_and_unpadded_texts_decode),
         cmocka_unit_test(everything_else_is_refused),
+        cmocka_unit_test(url_safe_texts_decode_and_are_written),
+        cmocka_unit_test(bytes_have_exactly_one_url_safe_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
