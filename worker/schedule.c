@@ -18,6 +18,7 @@
 #include "clock.h"
 #include "log.h"
 #include "mem.h"
+#include "redis_keys.h"
 #include "schedule_internal.h"
 #include "scripts.h"
 
@@ -25,12 +26,6 @@
 #define CLAIM_GAP_US      10000 /* between claims of which the last one found less than it asked */
 #define COMPLAIN_EVERY_US (30 * INT64_C(1000000))
 #define KEYS_MAX          4
-#define KEY_DUE           "{nrw}:due"
-#define KEY_LEASED        "{nrw}:leased"
-#define KEY_EPOCH         "{nrw}:epoch"
-#define KEY_PULSE         "{nrw}:pulse"
-#define KEY_LOCK          "{nrw}:rebuild"
-#define KEY_RECONCILE     "{nrw}:reconcile"
 
 struct script_row {
     const char *name;
@@ -39,17 +34,22 @@ struct script_row {
     const char *keys[KEYS_MAX];
 };
 
+/* The sets and the proof that they belong to this run of Redis. */
+#define INDEX REDIS_KEY_DUE, REDIS_KEY_LEASED, REDIS_KEY_EPOCH
+
+/* clang-format off */
 static const struct script_row rows[SCRIPT_N] = {
-    [SCRIPT_CLAIM] = {"claim", script_claim, true, {KEY_DUE, KEY_LEASED, KEY_EPOCH}},
-    [SCRIPT_ADD] = {"add", script_add, true, {KEY_DUE, KEY_LEASED, KEY_EPOCH}},
-    [SCRIPT_DONE] = {"done", script_done, true, {KEY_DUE, KEY_LEASED, KEY_EPOCH}},
-    [SCRIPT_GIVE_BACK] = {"give_back", script_give_back, true, {KEY_DUE, KEY_LEASED, KEY_EPOCH}},
-    [SCRIPT_REAP] = {"reap", script_reap, true, {KEY_DUE, KEY_LEASED, KEY_EPOCH, KEY_PULSE}},
-    [SCRIPT_REBUILD_BEGIN] = {"rebuild_begin", script_rebuild_begin, true, {KEY_EPOCH, KEY_LOCK}},
-    [SCRIPT_FILL] = {"fill", script_fill, false, {KEY_DUE, KEY_LEASED, KEY_LOCK}},
-    [SCRIPT_REBUILD_END] = {"rebuild_end", script_rebuild_end, true, {KEY_EPOCH, KEY_LOCK}},
-    [SCRIPT_RECONCILE_BEGIN] = {"reconcile_begin", script_reconcile_begin, false, {KEY_RECONCILE}},
+    [SCRIPT_CLAIM] = {"claim", script_claim, true, {INDEX}},
+    [SCRIPT_ADD] = {"add", script_add, true, {INDEX}},
+    [SCRIPT_DONE] = {"done", script_done, true, {INDEX}},
+    [SCRIPT_GIVE_BACK] = {"give_back", script_give_back, true, {INDEX}},
+    [SCRIPT_REAP] = {"reap", script_reap, true, {INDEX, REDIS_KEY_PULSE}},
+    [SCRIPT_REBUILD_BEGIN] = {"rebuild_begin", script_rebuild_begin, true, {REDIS_KEY_EPOCH, REDIS_KEY_REBUILD}},
+    [SCRIPT_FILL] = {"fill", script_fill, false, {REDIS_KEY_DUE, REDIS_KEY_LEASED, REDIS_KEY_REBUILD}},
+    [SCRIPT_REBUILD_END] = {"rebuild_end", script_rebuild_end, true, {REDIS_KEY_EPOCH, REDIS_KEY_REBUILD}},
+    [SCRIPT_RECONCILE_BEGIN] = {"reconcile_begin", script_reconcile_begin, false, {REDIS_KEY_RECONCILE}},
 };
+/* clang-format on */
 
 static struct schedule *schedule_of(void *ctx)
 {
@@ -488,7 +488,7 @@ struct schedule *schedule_new(struct event_base *base, const struct schedule_con
         schedule_free(s);
         return NULL;
     }
-    s->listener = redis_subscribe(base, cfg->redis_url, "nrw-schedule-wake", SCHEDULE_CHANNEL,
+    s->listener = redis_subscribe(base, cfg->redis_url, "nrw-schedule-wake", REDIS_CHANNEL_WAKE,
                                   on_message, s, NULL);
     CHECK(s->listener != NULL); /* the same URL */
     s->claim_timer = evtimer_new(base, on_claim_timer, s);

@@ -4,6 +4,7 @@
  * retries through schedule.h. */
 #include "check.h"
 #include "clock.h"
+#include "redis_keys.h"
 #include "schedule_internal.h"
 
 void batch_init(struct schedule *s)
@@ -22,7 +23,7 @@ static bool send_batch(struct schedule *s, const struct batch *b)
 {
     struct words *w = schedule_words(s, b->script);
     if (b->script == SCRIPT_ADD) {
-        words_add(w, SCHEDULE_CHANNEL);
+        words_add(w, REDIS_CHANNEL_WAKE);
     }
     for (size_t i = 0; i < b->n; i++) {
         words_add_uuid(w, &b->ids[i]);

@@ -8,7 +8,6 @@
 #include "schedule.h"
 
 #define SCHEDULE_MAGIC   0x53434845u
-#define SCHEDULE_CHANNEL "{nrw}:wake"
 #define SCHEDULE_RUN_MAX 63 /* characters of a run id */
 #define SCHEDULE_TICK_US 1000000
 
