@@ -53,13 +53,17 @@ static enum outcome_kind kind_of(const struct attempt_result *r, unsigned attemp
     return attempt >= final ? OUTCOME_EXHAUSTED : OUTCOME_RETRY;
 }
 
-/* Retry-After counts on 429 and 503 only, and only within [the scheduled delay, one hour]. */
-static int64_t delay_us(const struct config *cfg, const struct attempt_result *r, unsigned attempt)
+/* How many attempts are left decides, not the number: a redeliver's attempts 6 to 10 have the times
+ * of 1 to 5. ms[n] is the delay before attempt n + 1 of a round. */
+static int64_t scheduled_us(const struct config *cfg, unsigned left)
 {
-    /* ms[n] is the delay before attempt n + 1; beyond the table (after a redeliver) the last one
-     * stays */
-    const unsigned row = attempt < LIMIT_ATTEMPTS ? attempt : LIMIT_ATTEMPTS - 1;
-    const int64_t scheduled = cfg->retry_delays.ms[row] * 1000;
+    const unsigned row = left < LIMIT_ATTEMPTS ? LIMIT_ATTEMPTS - left : 1;
+    return cfg->retry_delays.ms[row] * 1000;
+}
+
+/* Retry-After counts on 429 and 503 only, and only within [the scheduled delay, one hour]. */
+static int64_t delay_us(const struct attempt_result *r, int64_t scheduled)
+{
     if (r->retry_after_s < 0 || (r->status != 429 && r->status != 503)) {
         return scheduled;
     }
@@ -75,7 +79,7 @@ struct outcome outcome_judge(const struct config *cfg, const struct attempt_resu
     struct outcome o = {.kind = kind_of(result, attempt, final)};
     int64_t delay = 0;
     if (o.kind == OUTCOME_RETRY) {
-        delay = delay_us(cfg, result, attempt);
+        delay = delay_us(result, scheduled_us(cfg, final - attempt));
     } else if (o.kind == OUTCOME_OURS) {
         delay = cfg->own_fault_delay * 1000;
     } else {

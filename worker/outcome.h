@@ -39,8 +39,8 @@ struct attempt_result {
 };
 
 /* attempt: 1 … final, the attempt that exhausts the delivery (LIMIT_ATTEMPTS, more after a
- * redeliver). random: 0 … UINT32_MAX picks the jitter of 0 … +10 % (never earlier than promised,
- * R27). */
+ * redeliver, whose round of LIMIT_ATTEMPTS has the times of the first one). random: 0 … UINT32_MAX
+ * picks the jitter of 0 … +10 % (never earlier than promised, R27). */
 struct outcome outcome_judge(const struct config *cfg, const struct attempt_result *result,
                              unsigned attempt, unsigned final, uint32_t random);
 

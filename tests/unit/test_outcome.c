@@ -181,17 +181,30 @@ static void a_fault_of_ours_uses_no_attempt_and_is_due_soon(void **state)
                      judge(TRANSPORT_OURS, 0, 1, NO_WISH, UINT32_MAX).delay_us);
 }
 
-/* After a redeliver there are more attempts than the table has rows. */
-static void beyond_the_schedule_its_last_delay_stays(void **state)
+/* Attempts 6 to 10 of a redelivered one have the times of 1 to 5; so does any later round. */
+static void a_redelivered_one_follows_the_same_schedule_again(void **state)
 {
     (void)state;
     const struct attempt_result r = {.status = 500, .retry_after_s = NO_WISH};
-    for (unsigned attempt = LIMIT_ATTEMPTS; attempt < 9; attempt++) {
-        const struct outcome o = outcome_judge(&settings, &r, attempt, 9, 0);
-        assert_int_equal(OUTCOME_RETRY, o.kind);
-        assert_int_equal(HOUR, o.delay_us);
+    for (unsigned first = 1; first <= 101; first += 4) { /* a round need not begin after five */
+        const unsigned final = first + LIMIT_ATTEMPTS - 1;
+        for (unsigned n = 1; n < LIMIT_ATTEMPTS; n++) {
+            const struct outcome o = outcome_judge(&settings, &r, first + n - 1, final, 0);
+            assert_int_equal(OUTCOME_RETRY, o.kind);
+            assert_int_equal(schedule_s[n] * SECOND, o.delay_us);
+        }
+        assert_int_equal(OUTCOME_EXHAUSTED, outcome_judge(&settings, &r, final, final, 0).kind);
     }
-    assert_int_equal(OUTCOME_EXHAUSTED, outcome_judge(&settings, &r, 9, 9, 0).kind);
+}
+
+/* No operation makes such a row; whoever does gets the shortest delay. */
+static void a_round_longer_than_the_schedule_begins_with_its_first_delay(void **state)
+{
+    (void)state;
+    const struct attempt_result r = {.status = 500, .retry_after_s = NO_WISH};
+    assert_int_equal(30 * SECOND, outcome_judge(&settings, &r, 1, 9, 0).delay_us);
+    assert_int_equal(30 * SECOND, outcome_judge(&settings, &r, 5, 9, 0).delay_us);
+    assert_int_equal(120 * SECOND, outcome_judge(&settings, &r, 6, 9, 0).delay_us);
 }
 
 static void what_ends_has_no_next_time(void **state)
@@ -246,7 +259,8 @@ int main(void)
         cmocka_unit_test(retry_after_counts_between_the_schedule_and_one_hour),
         cmocka_unit_test(a_longer_schedule_of_the_operator_wins_over_the_hour),
         cmocka_unit_test(a_fault_of_ours_uses_no_attempt_and_is_due_soon),
-        cmocka_unit_test(beyond_the_schedule_its_last_delay_stays),
+        cmocka_unit_test(a_redelivered_one_follows_the_same_schedule_again),
+        cmocka_unit_test(a_round_longer_than_the_schedule_begins_with_its_first_delay),
         cmocka_unit_test(what_ends_has_no_next_time),
         cmocka_unit_test(only_a_fault_of_ours_writes_no_attempt_row),
         cmocka_unit_test(an_attempt_outside_one_to_the_final_one_is_a_bug),
