@@ -8,7 +8,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "admin.h"
@@ -25,6 +24,7 @@
 #include "metrics.h"
 #include "netguard.h"
 #include "pg.h"
+#include "process.h"
 #include "resolver.h"
 #include "retries.h"
 #include "schedule.h"
@@ -38,6 +38,7 @@
 #define CLOSE_GRACE_US                                                                             \
     10000000 /* after the drain: closing the group membership, known to hang at times */
 #define DNS_CACHE_NAMES 10000
+#define STORES_FDS      256 /* beside requests and kept connections */
 #define MAIL_POLL_MS    5000
 #define RECONCILE_MS                                                                               \
     35000 /* a row counts as forgotten after half of it: never later than a minute */
@@ -461,27 +462,8 @@ static bool open_admin(struct worker *w, struct err *err)
     return w->admin != NULL || err_prefix(err, "NRW_ADMIN_LISTEN");
 }
 
-/* Requests, kept connections and some for the stores: take what the hard limit gives and say when
- * it is too little. */
-static void raise_fd_limit(const struct config *cfg)
-{
-    struct rlimit lim;
-    if (getrlimit(RLIMIT_NOFILE, &lim) == -1) {
-        return;
-    }
-    lim.rlim_cur = lim.rlim_max;
-    (void)setrlimit(RLIMIT_NOFILE, &lim); /* lowering nothing: cannot make it worse */
-    const int64_t wanted = cfg->connections_max + cfg->requests_max + 256;
-    if (lim.rlim_cur != RLIM_INFINITY && (int64_t)lim.rlim_cur < wanted) {
-        log_warn("worker.few_descriptors", F_INT("limit", lim.rlim_cur), F_INT("wanted", wanted));
-    }
-    const struct rlimit no_core = {0, 0};
-    (void)setrlimit(RLIMIT_CORE, &no_core); /* opened secrets must not end up in a file */
-}
-
 static void add_signals(struct worker *w)
 {
-    (void)signal(SIGPIPE, SIG_IGN);
     evsignal_assign(&w->sigterm, w->base, SIGTERM, on_signal, w);
     evsignal_assign(&w->sigint, w->base, SIGINT, on_signal, w);
     event_assign(&w->tick, w->base, -1, EV_PERSIST, on_tick, w);
@@ -559,7 +541,7 @@ int worker_run(const struct config *cfg)
 {
     struct worker w = {.cfg = cfg};
     struct err err = {0};
-    raise_fd_limit(cfg);
+    process_prepare(cfg->connections_max + cfg->requests_max + STORES_FDS);
     w.base = event_base_new();
     CHECK(w.base != NULL);
     if (!open_policy(&w, &err) || !open_outgoing(&w, &err) || !open_rooms(&w, &err) ||
