@@ -1,0 +1,218 @@
+/* Owns the reading of bodies. Knows no resource; handlers name the members. */
+#include "input.h"
+
+#include <string.h>
+
+#include "bounds.h"
+#include "check.h"
+#include "clock.h"
+#include "event_types.h"
+
+#define POINTER_SIZE 160
+
+static bool is_in(const char *const *names, const char *name)
+{
+    for (; *names != NULL; names++) {
+        if (strcmp(*names, name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* RFC 6901: "~" and "/" of a name are escaped. A name of an outsider may be long: it is cut, but
+ * never inside of a character, because call_error_at() cleans it. */
+static void pointer_to(const char *name, char out[POINTER_SIZE])
+{
+    size_t n = 0;
+    out[n++] = '/';
+    for (; *name != '\0' && n < POINTER_SIZE - 3; name++) {
+        if (*name == '~' || *name == '/') {
+            out[n++] = '~';
+            out[n++] = *name == '~' ? '0' : '1';
+        } else {
+            out[n++] = *name;
+        }
+    }
+    out[n] = '\0';
+}
+
+bool input_open(struct input *in, struct call *c, const char *const *names)
+{
+    json_error_t error;
+    in->c = c;
+    in->root = c->body_len == 0 ? json_object()
+                                : json_loadb(c->body, c->body_len, JSON_REJECT_DUPLICATES, &error);
+    if (in->root == NULL) {
+        call_problem(c, PROBLEM_BAD_REQUEST, "the body is not JSON: line %d, column %d: %s",
+                     error.line, error.column, error.text);
+        return false;
+    }
+    if (!json_is_object(in->root)) {
+        json_decref(in->root), in->root = NULL;
+        call_problem(c, PROBLEM_BAD_REQUEST, "the body must be a JSON object");
+        return false;
+    }
+    const char *name;
+    json_t *value;
+    json_object_foreach(in->root, name, value)
+    {
+        if (!is_in(names, name)) {
+            char pointer[POINTER_SIZE];
+            pointer_to(name, pointer);
+            call_error_at(c, pointer, "unknown member");
+        }
+    }
+    return true;
+}
+
+static json_t *member(const struct input *in, const char *name)
+{
+    json_t *v = json_object_get(in->root, name);
+    return json_is_null(v) ? NULL : v;
+}
+
+/* Our own names: nothing to escape. */
+static void note(struct input *in, const char *name, const char *what)
+{
+    char pointer[POINTER_SIZE];
+    pointer_to(name, pointer);
+    call_error_at(in->c, pointer, "%s", what);
+}
+
+bool input_has(const struct input *in, const char *name)
+{
+    return json_object_get(in->root, name) != NULL;
+}
+
+bool input_is_null(const struct input *in, const char *name)
+{
+    return json_is_null(json_object_get(in->root, name));
+}
+
+bool input_bool(struct input *in, const char *name, bool *ret)
+{
+    const json_t *v = member(in, name);
+    if (v == NULL) {
+        return false;
+    }
+    if (!json_is_boolean(v)) {
+        note(in, name, "must be true or false");
+        return false;
+    }
+    *ret = json_is_true(v);
+    return true;
+}
+
+bool input_int(struct input *in, const char *name, json_int_t min, json_int_t max, json_int_t *ret)
+{
+    const json_t *v = member(in, name);
+    if (v == NULL) {
+        return false;
+    }
+    if (!json_is_integer(v) || json_integer_value(v) < min || json_integer_value(v) > max) {
+        char text[80];
+        (void)snprintf(text, sizeof(text), "must be a whole number from %lld to %lld",
+                       (long long)min, (long long)max);
+        note(in, name, text);
+        return false;
+    }
+    *ret = json_integer_value(v);
+    return true;
+}
+
+bool input_string(struct input *in, const char *name, size_t min, size_t max, const char **ret,
+                  size_t *ret_len)
+{
+    const json_t *v = member(in, name);
+    if (v == NULL) {
+        return false;
+    }
+    if (!json_is_string(v) || json_string_length(v) < min || json_string_length(v) > max) {
+        char text[80];
+        (void)snprintf(text, sizeof(text), "must be a text of %zu to %zu bytes (UTF-8)", min, max);
+        note(in, name, text);
+        return false;
+    }
+    *ret = json_string_value(v);
+    *ret_len = json_string_length(v);
+    if (strlen(*ret) != *ret_len) { /* jansson refuses \u0000 by itself; this is not its promise */
+        note(in, name, "must not contain a NUL");
+        return false;
+    }
+    return true;
+}
+
+bool input_time(struct input *in, const char *name, int64_t *ret_wall_us)
+{
+    const json_t *v = member(in, name);
+    if (v == NULL) {
+        return false;
+    }
+    if (!json_is_string(v) ||
+        !clock_parse_rfc3339(json_string_value(v), json_string_length(v), ret_wall_us)) {
+        note(in, name, "must be a time as in \"2026-03-15T10:30:00Z\" (RFC 3339)");
+        return false;
+    }
+    return true;
+}
+
+void input_require(struct input *in, const char *name)
+{
+    if (member(in, name) == NULL) {
+        note(in, name, "is required");
+    }
+}
+
+static void check_pattern(struct input *in, const char *name, const json_t *list, size_t i)
+{
+    const json_t *v = json_array_get(list, i);
+    const char *text = json_string_value(v);
+    char pointer[POINTER_SIZE];
+    uint32_t mask;
+    (void)snprintf(pointer, sizeof(pointer), "/%s/%zu", name, i);
+    if (text == NULL || !event_pattern_mask(text, json_string_length(v), &mask)) {
+        call_error_at(in->c, pointer,
+                      "must be an event type, \"*\", or a prefix as in \"alert.*\"; GET "
+                      "/api/v1/integrations/event-types lists the types");
+        return;
+    }
+    for (size_t j = 0; j < i; j++) {
+        if (json_equal(v, json_array_get(list, j))) {
+            call_error_at(in->c, pointer, "is there twice");
+            return;
+        }
+    }
+}
+
+bool input_patterns(struct input *in, const char *name, const json_t **ret)
+{
+    const json_t *list = member(in, name);
+    if (list == NULL) {
+        return false;
+    }
+    const size_t n = json_array_size(list); /* 0 when it is no array */
+    if (n < 1 || n > LIMIT_EVENT_PATTERNS) {
+        char text[80];
+        (void)snprintf(text, sizeof(text), "must be an array of 1 to %d event types",
+                       LIMIT_EVENT_PATTERNS);
+        note(in, name, text);
+        return false;
+    }
+    const size_t before = json_array_size(in->c->errors);
+    for (size_t i = 0; i < n; i++) {
+        check_pattern(in, name, list, i);
+    }
+    *ret = list;
+    return json_array_size(in->c->errors) == before;
+}
+
+bool input_close(struct input *in)
+{
+    json_decref(in->root), in->root = NULL;
+    if (in->c->errors == NULL) {
+        return true;
+    }
+    call_invalid(in->c, PROBLEM_INVALID);
+    return false;
+}
