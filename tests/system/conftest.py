@@ -2,6 +2,7 @@
 test can run alone and none sees another one's events."""
 
 import pytest
+from support.api import Api
 from support.produce import Producer
 from support.sink import Sink
 from support.stack import Stack
@@ -62,28 +63,50 @@ def producer(topic):
 
 
 @pytest.fixture
-def start_worker(request, stack, topic, tmp_path):
-    """start_worker(group=…, kafka={…}, NAME=value …) starts one and returns it when it is ready (ready=False: when it runs). All of them
-    must end with status 0 when the test is over."""
-    workers = []
-    request.node.nrw_workers = workers
-
-    def start(ready=True, **options):
-        options.setdefault("name", f"worker-{len(workers) + 1}")
-        worker = Worker(stack, tmp_path / "workers", options.pop("topic", topic), **options)
-        workers.append(worker)
-        worker.start()
-        return worker.ready() if ready else worker
-
-    yield start
+def programs(request):
+    """Everything of ours that the test starts: all of it must end with status 0 when the test is over."""
+    started = request.node.nrw_programs = []
+    yield started
     errors = []
-    for worker in workers:
+    for program in started:
         try:
-            worker.close()
+            program.close()
         except Exception as error:  # the others must end, too
             errors.append(error)
     if errors:
         raise errors[0]
+
+
+@pytest.fixture
+def start_worker(programs, stack, topic, tmp_path):
+    """start_worker(group=…, kafka={…}, NAME=value …) starts one and returns it when it is ready (ready=False: when it runs)."""
+    def start(ready=True, **options):
+        options.setdefault("name", f"worker-{len(programs) + 1}")
+        worker = Worker(stack, tmp_path / "workers", options.pop("topic", topic), **options)
+        programs.append(worker)
+        worker.start()
+        return worker.ready() if ready else worker
+
+    return start
+
+
+@pytest.fixture
+def start_api(programs, stack, tmp_path):
+    """start_api(NAME=value …) starts one and returns it when it is ready (ready=False: when it runs)."""
+    def start(ready=True, **options):
+        options.setdefault("name", f"api-{len(programs) + 1}")
+        api = Api(stack, tmp_path / "api", **options)
+        programs.append(api)
+        api.start()
+        return api.ready() if ready else api
+
+    return start
+
+
+@pytest.fixture
+def api(start_api):
+    """One API with the default settings."""
+    return start_api()
 
 
 @pytest.fixture
@@ -94,8 +117,8 @@ def worker(start_worker):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """A failure shows the end of each worker's log."""
+    """A failure shows the end of each program's log."""
     report = (yield).get_result()
     if report.failed:
-        for worker in getattr(item, "nrw_workers", []):
-            report.sections.append((f"{worker.log_path.name}, group {worker.group}", worker.tail(12)))
+        for program in getattr(item, "nrw_programs", []):
+            report.sections.append((program.log_path.name, program.tail(12)))

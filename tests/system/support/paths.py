@@ -7,10 +7,11 @@ import shlex
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 BUILD = pathlib.Path(os.environ.get("NRW_BUILD_DIR") or ROOT / ".build" / "dev").resolve()
 WORKER = BUILD / "netrecon-webhooks-worker"
+API = BUILD / "netrecon-webhooks-api"
 SINK = BUILD / "tests" / "sink"
 PRODUCE = BUILD / "tests" / "produce"
 
-# A program that runs the worker, as in NRW_WORKER_WRAPPER="valgrind --error-exitcode=99".
+# A program that runs worker and API, as in NRW_WORKER_WRAPPER="valgrind --error-exitcode=99".
 WRAPPER = shlex.split(os.environ.get("NRW_WORKER_WRAPPER", ""))
 
 
