@@ -302,7 +302,7 @@ static int run(int (*command)(PGconn *, const struct options *), const struct op
     struct buf problems;
     buf_init(&problems, CONFIG_PROBLEMS_MAX);
     int code = 2;
-    if (!config_load(&cfg, environ, &problems)) {
+    if (!config_load(&cfg, CONFIG_API, environ, &problems)) {
         (void)fputs(buf_cstr(&problems), stderr);
     } else if (!pg_check_url(cfg.database_url, &err)) {
         (void)fprintf(stderr, "NRW_DATABASE_URL: %s\n", err.text);

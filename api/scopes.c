@@ -17,13 +17,12 @@ static const struct {
 
 const char *scope_name(enum scope scope)
 {
+    const char *name = NULL;
     for (size_t i = 0; i < N_SCOPES; i++) {
-        if (table[i].scope == scope) {
-            return table[i].name;
-        }
+        name = table[i].scope == scope ? table[i].name : name;
     }
-    CHECK(!"a single scope");
-    return "";
+    CHECK(name != NULL);
+    return name;
 }
 
 unsigned scope_parse(const char *name, size_t len)
