@@ -41,7 +41,8 @@ static const char *shown(const json_t *v, char out[SHOWN_MAX + 1])
     const char *text = json_is_string(v) ? json_string_value(v) : "(not a string)";
     size_t n = 0;
     for (; text[n] != '\0' && n < SHOWN_MAX; n++) {
-        out[n] = text[n] >= 0x20 && text[n] < 0x7f ? text[n] : '?';
+        const bool plain = text[n] >= 0x20 && text[n] < 0x7f;
+        out[n] = (char)(plain ? text[n] : '?');
     }
     out[n] = '\0';
     return out;

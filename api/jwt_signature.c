@@ -9,7 +9,7 @@
 #include "jwt_internal.h"
 
 #define SHA256_LEN   32
-#define P256_LEN     32
+#define P256_LEN     ((size_t)32)
 #define P256_DER_MAX 72 /* two integers of up to 33 bytes in a sequence */
 #define WRONG        "token: the signature is wrong"
 
@@ -41,8 +41,8 @@ static bool check_hmac(const struct jwt_key *key, const char *text, size_t text_
 static bool der_of_raw(const unsigned char *raw, unsigned char *der, size_t *ret_len)
 {
     ECDSA_SIG *pair = ECDSA_SIG_new();
-    BIGNUM *r = BN_bin2bn(raw, P256_LEN, NULL);
-    BIGNUM *s = BN_bin2bn(raw + P256_LEN, P256_LEN, NULL);
+    BIGNUM *r = BN_bin2bn(raw, (int)P256_LEN, NULL);
+    BIGNUM *s = BN_bin2bn(raw + P256_LEN, (int)P256_LEN, NULL);
     if (pair == NULL || r == NULL || s == NULL) {
         ECDSA_SIG_free(pair);
         BN_free(r);

@@ -199,22 +199,29 @@ static int create_key(PGconn *conn, const struct options *o)
     return code;
 }
 
+static size_t width_of(const PGresult *res, int column)
+{
+    size_t width = strlen(PQfname(res, column));
+    for (int row = 0; row < PQntuples(res); row++) {
+        const size_t len = strlen(PQgetvalue(res, row, column));
+        width = len > width ? len : width;
+    }
+    return width;
+}
+
 /* The last column is not padded: it is free text. */
 static void print_table(const PGresult *res)
 {
-    const int n_columns = PQnfields(res);
+    const int last = PQnfields(res) - 1;
     for (int row = -1; row < PQntuples(res); row++) {
-        for (int column = 0; column < n_columns; column++) {
-            size_t width = strlen(PQfname(res, column));
-            for (int i = 0; i < PQntuples(res); i++) {
-                const size_t len = strlen(PQgetvalue(res, i, column));
-                width = len > width ? len : width;
-            }
+        for (int column = 0; column <= last; column++) {
             const char *text = row == -1 ? PQfname(res, column) : PQgetvalue(res, row, column);
             const size_t printed = print_clean(*text == '\0' ? "-" : text);
-            const bool last = column == n_columns - 1;
-            (void)printf("%*s", last ? 1 : (int)(width - printed) + 2, last ? "\n" : "");
+            if (column < last) {
+                (void)printf("%*s", (int)(width_of(res, column) - printed) + 2, "");
+            }
         }
+        (void)putchar('\n');
     }
 }
 

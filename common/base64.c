@@ -77,7 +77,10 @@ bool base64url_decode(const char *text, size_t len, unsigned char *out, size_t r
 static char letter_of(const struct alphabet *a, uint32_t v)
 {
     static const char first[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-    return v < 62 ? first[v] : v == 62 ? a->c62 : a->c63;
+    if (v < 62) {
+        return first[v];
+    }
+    return (char)(v == 62 ? a->c62 : a->c63);
 }
 
 static size_t encode(const struct alphabet *a, const unsigned char *data, size_t len, char *out)

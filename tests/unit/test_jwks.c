@@ -40,73 +40,72 @@ static void check(const char *name, const char *secret, const char *set, const c
     }
 }
 
+static const struct {
+    const char *name;
+    const char *members; /* after "kid":"k", */
+    const char *why;     /* "": it is taken */
+} odd_keys[] = {
+    {"HS256", OCT, ""},
+    {"RS256", RSA_ ",\"e\":\"AQAB\"", ""},
+    {"RS256 with e = 3", RSA_ ",\"e\":\"Aw\"", ""},
+    {"ES256", EC ",\"x\":\"" X "\",\"y\":\"" Y "\"", ""},
+    {"what others add", OCT ",\"use\":\"sig\",\"key_ops\":[\"sign\",\"verify\"],\"x5t\":\"a\"", ""},
+    {"no kty", "\"alg\":\"HS256\",\"k\":\"" K32 "\"", "'kty' is missing"},
+    {"no alg", "\"kty\":\"oct\",\"k\":\"" K32 "\"", "'alg' is missing"},
+    {"no k", "\"kty\":\"oct\",\"alg\":\"HS256\"", "'k' is missing"},
+    {"k of 31 bytes", "\"kty\":\"oct\",\"alg\":\"HS256\",\"k\":\"" K31 "\"",
+     "'k' has 31 bytes, not 32"},
+    {"k empty", "\"kty\":\"oct\",\"alg\":\"HS256\",\"k\":\"\"", "'k' has 0 bytes"},
+    {"k padded", "\"kty\":\"oct\",\"alg\":\"HS256\",\"k\":\"" K32 "=\"",
+     "'k' is not unpadded base64url"},
+    {"k a number", "\"kty\":\"oct\",\"alg\":\"HS256\",\"k\":7", "'k' is not a string"},
+    {"alg none", "\"kty\":\"oct\",\"alg\":\"none\",\"k\":\"" K32 "\"", "'alg' is not HS256"},
+    {"alg PS256", "\"kty\":\"RSA\",\"alg\":\"PS256\",\"n\":\"" N "\",\"e\":\"AQAB\"",
+     "'alg' is not HS256"},
+    {"an encryption key", "\"kty\":\"RSA\",\"alg\":\"RSA-OAEP\"", "'alg' is not HS256"},
+    {"HS256 with kty RSA", "\"kty\":\"RSA\",\"alg\":\"HS256\",\"k\":\"" K32 "\"",
+     "'alg' is HS256 but 'kty' is not oct"},
+    {"RS256 with kty oct", "\"kty\":\"oct\",\"alg\":\"RS256\",\"k\":\"" K32 "\"",
+     "'kty' is not RSA"},
+    {"ES256 with kty OKP", "\"kty\":\"OKP\",\"alg\":\"ES256\"", "'kty' is not EC"},
+    {"use enc", OCT ",\"use\":\"enc\"", "verifies no signatures"},
+    {"use null", OCT ",\"use\":null", "verifies no signatures"},
+    {"key_ops without verify", OCT ",\"key_ops\":[\"sign\"]", "verifies no signatures"},
+    {"key_ops a string", OCT ",\"key_ops\":\"verify\"", "verifies no signatures"},
+    {"no e", RSA_, "'e' is missing"},
+    {"e = 1", RSA_ ",\"e\":\"AQ\"", "'e' is not an odd number from 3"},
+    {"e = 0", RSA_ ",\"e\":\"\"", "'e' is not an odd number from 3"},
+    {"e even", RSA_ ",\"e\":\"AQAC\"", "'e' is not an odd number from 3"},
+    {"e of 65 bits", RSA_ ",\"e\":\"AQAAAAAAAAAB\"", "'e' is not an odd number"},
+    {"e of 10 bytes", RSA_ ",\"e\":\"AQAAAAAAAAAAAQ\"", "'e' is not unpadded base64url of at"},
+    {"n even", "\"kty\":\"RSA\",\"alg\":\"RS256\",\"e\":\"AQAB\",\"n\":\"A" N "A\"", "no RSA key"},
+    {"n empty", "\"kty\":\"RSA\",\"alg\":\"RS256\",\"e\":\"AQAB\",\"n\":\"\"", "0 bits"},
+    {"a private RSA key", RSA_ ",\"e\":\"AQAB\",\"d\":\"AQAB\"", "private key"},
+    {"a private EC key", EC ",\"x\":\"" X "\",\"y\":\"" Y "\",\"d\":\"" X "\"", "private key"},
+    {"another curve",
+     "\"kty\":\"EC\",\"alg\":\"ES256\",\"crv\":\"P-384\",\"x\":\"" X "\",\"y\":\"" Y "\"",
+     "'crv' is not P-256"},
+    {"no crv", "\"kty\":\"EC\",\"alg\":\"ES256\",\"x\":\"" X "\",\"y\":\"" Y "\"",
+     "'crv' is missing"},
+    {"no y", EC ",\"x\":\"" X "\"", "'y' is missing"},
+    {"x too short", EC ",\"x\":\"AQAB\",\"y\":\"" Y "\"", "has not 32 bytes"},
+    {"x too long", EC ",\"x\":\"" X "AAAA\",\"y\":\"" Y "\"", "not unpadded base64url"},
+    {"a point off the curve", EC ",\"x\":\"" Y "\",\"y\":\"" X "\"", "no EC key"},
+};
+
 static void each_key_must_be_what_it_says(void **state)
 {
     (void)state;
-    static const struct {
-        const char *name;
-        const char *members; /* after "kid":"k", */
-        const char *why;     /* "": it is taken */
-    } rows[] = {
-        {"HS256", OCT, ""},
-        {"RS256", RSA_ ",\"e\":\"AQAB\"", ""},
-        {"RS256 with e = 3", RSA_ ",\"e\":\"Aw\"", ""},
-        {"ES256", EC ",\"x\":\"" X "\",\"y\":\"" Y "\"", ""},
-        {"what others add", OCT ",\"use\":\"sig\",\"key_ops\":[\"sign\",\"verify\"],\"x5t\":\"a\"",
-         ""},
-        {"no kty", "\"alg\":\"HS256\",\"k\":\"" K32 "\"", "'kty' is missing"},
-        {"no alg", "\"kty\":\"oct\",\"k\":\"" K32 "\"", "'alg' is missing"},
-        {"no k", "\"kty\":\"oct\",\"alg\":\"HS256\"", "'k' is missing"},
-        {"k of 31 bytes", "\"kty\":\"oct\",\"alg\":\"HS256\",\"k\":\"" K31 "\"",
-         "'k' has 31 bytes, not 32"},
-        {"k empty", "\"kty\":\"oct\",\"alg\":\"HS256\",\"k\":\"\"", "'k' has 0 bytes"},
-        {"k padded", "\"kty\":\"oct\",\"alg\":\"HS256\",\"k\":\"" K32 "=\"",
-         "'k' is not unpadded base64url"},
-        {"k a number", "\"kty\":\"oct\",\"alg\":\"HS256\",\"k\":7", "'k' is not a string"},
-        {"alg none", "\"kty\":\"oct\",\"alg\":\"none\",\"k\":\"" K32 "\"", "'alg' is not HS256"},
-        {"alg PS256", "\"kty\":\"RSA\",\"alg\":\"PS256\",\"n\":\"" N "\",\"e\":\"AQAB\"",
-         "'alg' is not HS256"},
-        {"an encryption key", "\"kty\":\"RSA\",\"alg\":\"RSA-OAEP\"", "'alg' is not HS256"},
-        {"HS256 with kty RSA", "\"kty\":\"RSA\",\"alg\":\"HS256\",\"k\":\"" K32 "\"",
-         "'alg' is HS256 but 'kty' is not oct"},
-        {"RS256 with kty oct", "\"kty\":\"oct\",\"alg\":\"RS256\",\"k\":\"" K32 "\"",
-         "'kty' is not RSA"},
-        {"ES256 with kty OKP", "\"kty\":\"OKP\",\"alg\":\"ES256\"", "'kty' is not EC"},
-        {"use enc", OCT ",\"use\":\"enc\"", "verifies no signatures"},
-        {"use null", OCT ",\"use\":null", "verifies no signatures"},
-        {"key_ops without verify", OCT ",\"key_ops\":[\"sign\"]", "verifies no signatures"},
-        {"key_ops a string", OCT ",\"key_ops\":\"verify\"", "verifies no signatures"},
-        {"no e", RSA_, "'e' is missing"},
-        {"e = 1", RSA_ ",\"e\":\"AQ\"", "'e' is not an odd number from 3"},
-        {"e = 0", RSA_ ",\"e\":\"\"", "'e' is not an odd number from 3"},
-        {"e even", RSA_ ",\"e\":\"AQAC\"", "'e' is not an odd number from 3"},
-        {"e of 65 bits", RSA_ ",\"e\":\"AQAAAAAAAAAB\"", "'e' is not an odd number"},
-        {"e of 10 bytes", RSA_ ",\"e\":\"AQAAAAAAAAAAAQ\"", "'e' is not unpadded base64url of at"},
-        {"n even", "\"kty\":\"RSA\",\"alg\":\"RS256\",\"e\":\"AQAB\",\"n\":\"A" N "A\"",
-         "no RSA key"},
-        {"n empty", "\"kty\":\"RSA\",\"alg\":\"RS256\",\"e\":\"AQAB\",\"n\":\"\"", "0 bits"},
-        {"a private RSA key", RSA_ ",\"e\":\"AQAB\",\"d\":\"AQAB\"", "private key"},
-        {"a private EC key", EC ",\"x\":\"" X "\",\"y\":\"" Y "\",\"d\":\"" X "\"", "private key"},
-        {"another curve",
-         "\"kty\":\"EC\",\"alg\":\"ES256\",\"crv\":\"P-384\",\"x\":\"" X "\",\"y\":\"" Y "\"",
-         "'crv' is not P-256"},
-        {"no crv", "\"kty\":\"EC\",\"alg\":\"ES256\",\"x\":\"" X "\",\"y\":\"" Y "\"",
-         "'crv' is missing"},
-        {"no y", EC ",\"x\":\"" X "\"", "'y' is missing"},
-        {"x too short", EC ",\"x\":\"AQAB\",\"y\":\"" Y "\"", "has not 32 bytes"},
-        {"x too long", EC ",\"x\":\"" X "AAAA\",\"y\":\"" Y "\"", "not unpadded base64url"},
-        {"a point off the curve", EC ",\"x\":\"" Y "\",\"y\":\"" X "\"", "no EC key"},
-    };
-    for (size_t i = 0; i < N_OF(rows); i++) {
+    for (size_t i = 0; i < N_OF(odd_keys); i++) {
         char set[4096];
-        jwt_format(set, sizeof(set), "{\"keys\":[{\"kid\":\"k\",%s}]}", rows[i].members);
-        check(rows[i].name, "", set, rows[i].why);
+        jwt_format(set, sizeof(set), "{\"keys\":[{\"kid\":\"k\",%s}]}", odd_keys[i].members);
+        check(odd_keys[i].name, "", set, odd_keys[i].why);
         assert_null(strstr(said_of("", set), "QUJDREVG")); /* the start of k */
         assert_null(strstr(said_of("", set), "ofgWCu"));
-        if (*rows[i].why != '\0') { /* and it is the second of two that is named */
+        if (*odd_keys[i].why != '\0') { /* and it is the second of two that is named */
             jwt_format(set, sizeof(set), "{\"keys\":[{\"kid\":\"a\"," OCT "},{\"kid\":\"k\",%s}]}",
-                       rows[i].members);
-            check(rows[i].name, "", set, "JWK Set, key 2: ");
+                       odd_keys[i].members);
+            check(odd_keys[i].name, "", set, "JWK Set, key 2: ");
         }
     }
 }

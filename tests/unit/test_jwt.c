@@ -7,6 +7,7 @@
 #include <openssl/x509.h>
 
 #include "jwt_internal.h"
+#include "mem.h"
 #include "scopes.h"
 
 #define N_OF(a) (sizeof(a) / sizeof(*(a)))
@@ -24,9 +25,8 @@ static const char *judge(const struct jwt_keys *keys, const struct jwt_policy *p
                          const char *token, size_t len, struct jwt_claims *ret)
 {
     static struct err err;
-    char *exact = malloc(len > 0 ? len : 1);
+    char *exact = mem_alloc(len > 0 ? len : 1);
     struct jwt_claims untouched;
-    assert_non_null(exact);
     memcpy(exact, token, len);
     memset(&untouched, 0x5a, sizeof(untouched));
     memset(ret, 0x5a, sizeof(*ret));
@@ -47,16 +47,21 @@ static const char *judge(const struct jwt_keys *keys, const struct jwt_policy *p
     return err.text;
 }
 
-static void must_be_refused(const char *name, const char *token, size_t len, const char *why)
+/* why NULL: it must be taken. */
+static void check(const struct jwt_keys *keys, const struct jwt_policy *policy, const char *name,
+                  const char *token, const char *why)
 {
     struct jwt_claims claims;
-    const char *said = judge(jwt_fixture.keys, &usual, token, len, &claims);
-    if (said == NULL) {
-        fail_msg("%s: accepted", name);
+    const char *said = judge(keys, policy, token, strlen(token), &claims);
+    if (said == NULL ? why != NULL : why == NULL || strstr(said, why) == NULL) {
+        fail_msg("%s: %s, not: %s", name, said == NULL ? "taken" : said,
+                 why == NULL ? "taken" : why);
     }
-    if (strstr(said, why) == NULL) {
-        fail_msg("%s: '%s' does not say '%s'", name, said, why);
-    }
+}
+
+static void check_usual(const char *name, const char *token, const char *why)
+{
+    check(jwt_fixture.keys, &usual, name, token, why);
 }
 
 static void the_vectors_of_rfc_7515_verify(void **state)
@@ -183,171 +188,160 @@ static void a_good_token_tells_tenant_subject_and_scopes(void **state)
     }
 }
 
+static const struct {
+    const char *name;
+    enum jwt_signer by;
+    const char *header;
+    const char *why;
+} wrong_headers[] = {
+    {"none, unsigned", BY_NOBODY, "{\"alg\":\"none\"}", "alg is not HS256"},
+    {"none, unsigned, of a known key", BY_NOBODY, "{\"alg\":\"none\",\"kid\":\"rs\"}",
+     "alg is not HS256"},
+    {"None", BY_NOBODY, "{\"alg\":\"None\",\"kid\":\"hs\"}", "alg is not HS256"},
+    {"nOnE", BY_NOBODY, "{\"alg\":\"nOnE\",\"kid\":\"hs\"}", "alg is not HS256"},
+    {"none, signed", BY_SHARED, "{\"alg\":\"none\"}", "alg is not HS256"},
+    {"unsigned", BY_NOBODY, "{\"alg\":\"HS256\"}", "signature is wrong"},
+    {"unsigned RS256", BY_NOBODY, "{\"alg\":\"RS256\",\"kid\":\"rs\"}", "signature is wrong"},
+    {"unsigned ES256", BY_NOBODY, "{\"alg\":\"ES256\",\"kid\":\"es\"}", "0 bytes, not 64"},
+    {"no alg", BY_SHARED, "{\"typ\":\"JWT\"}", "alg is not HS256"},
+    {"empty alg", BY_SHARED, "{\"alg\":\"\"}", "alg is not HS256"},
+    {"alg null", BY_SHARED, "{\"alg\":null}", "alg is not HS256"},
+    {"alg in an array", BY_SHARED, "{\"alg\":[\"HS256\"]}", "alg is not HS256"},
+    {"alg in lower case", BY_SHARED, "{\"alg\":\"hs256\"}", "alg is not HS256"},
+    {"alg with a blank", BY_SHARED, "{\"alg\":\"HS256 \"}", "alg is not HS256"},
+    {"alg HS512", BY_SHARED, "{\"alg\":\"HS512\"}", "alg is not HS256"},
+    {"alg PS256", BY_RS, "{\"alg\":\"PS256\",\"kid\":\"rs\"}", "alg is not HS256"},
+    {"alg with a newline", BY_RS, "{\"alg\":\"a\\nb\\u001b\xc3\xa9\",\"kid\":\"rs\"}", "'a?b?"},
+    {"a long alg is cut", BY_SHARED,
+     "{\"alg\":\"AAAAAAAAAABBBBBBBBBBCCCCCCCCCCDDDDDDDDDDEEEEEEEEEE\"}", "DDDDDDDDDD'"},
+    {"HS256 by the key of an RS256 kid", BY_SHARED, "{\"alg\":\"HS256\",\"kid\":\"rs\"}",
+     "alg is HS256, but the key is for RS256 only"},
+    {"HS256 by the key of an ES256 kid", BY_SHARED, "{\"alg\":\"HS256\",\"kid\":\"es\"}",
+     "for ES256 only"},
+    {"RS256 with the shared secret", BY_RS, "{\"alg\":\"RS256\"}", "for HS256 only"},
+    {"RS256 with a kid of ES256", BY_RS, "{\"alg\":\"RS256\",\"kid\":\"es\"}", "for ES256 only"},
+    {"ES256 with a kid of HS256", BY_ES, "{\"alg\":\"ES256\",\"kid\":\"hs\"}", "for HS256 only"},
+    {"another HS256 key's kid", BY_SHARED, "{\"alg\":\"HS256\",\"kid\":\"hs\"}",
+     "signature is wrong"},
+    {"the shared secret's place", BY_HS, "{\"alg\":\"HS256\"}", "signature is wrong"},
+    {"a stranger's RSA key", BY_STRANGER_RS, "{\"alg\":\"RS256\",\"kid\":\"rs\"}",
+     "signature is wrong"},
+    {"a stranger's EC key", BY_STRANGER_ES, "{\"alg\":\"ES256\",\"kid\":\"es\"}",
+     "signature is wrong"},
+    {"a stranger who says where his key is", BY_STRANGER_RS,
+     "{\"alg\":\"RS256\",\"kid\":\"rs\",\"jku\":\"https://evil.example/jwks\"}", "has 'jku'"},
+    {"jku", BY_RS, "{\"alg\":\"RS256\",\"kid\":\"rs\",\"jku\":\"https://id.example/\"}",
+     "has 'jku'"},
+    {"jwk", BY_RS, "{\"alg\":\"RS256\",\"kid\":\"rs\",\"jwk\":{}}", "has 'jwk'"},
+    {"x5u", BY_RS, "{\"alg\":\"RS256\",\"kid\":\"rs\",\"x5u\":\"\"}", "has 'x5u'"},
+    {"x5c", BY_RS, "{\"alg\":\"RS256\",\"kid\":\"rs\",\"x5c\":[]}", "has 'x5c'"},
+    {"crit", BY_SHARED, "{\"alg\":\"HS256\",\"crit\":[\"exp\"]}", "has 'crit'"},
+    {"empty crit", BY_SHARED, "{\"alg\":\"HS256\",\"crit\":[]}", "has 'crit'"},
+    {"crit null", BY_SHARED, "{\"alg\":\"HS256\",\"crit\":null}", "has 'crit'"},
+    {"b64", BY_SHARED, "{\"alg\":\"HS256\",\"b64\":false}", "has 'b64'"},
+    {"typ of something else", BY_SHARED, "{\"alg\":\"HS256\",\"typ\":\"logout+jwt\"}",
+     "typ is not"},
+    {"typ that is no string", BY_SHARED, "{\"alg\":\"HS256\",\"typ\":1}", "typ is not"},
+    {"kid that is no string", BY_SHARED, "{\"alg\":\"HS256\",\"kid\":7}", "kid is not"},
+    {"kid null", BY_SHARED, "{\"alg\":\"HS256\",\"kid\":null}", "kid is not"},
+    {"kid in capitals", BY_RS, "{\"alg\":\"RS256\",\"kid\":\"RS\"}", "for HS256 only"},
+    {"alg twice", BY_SHARED, "{\"alg\":\"none\",\"alg\":\"HS256\"}", "each member once"},
+    {"alg twice, spelled differently", BY_SHARED, "{\"alg\":\"HS256\",\"\\u0061lg\":\"HS256\"}",
+     "each member once"},
+    {"an inner member twice", BY_SHARED, "{\"alg\":\"HS256\",\"a\":{\"b\":1,\"b\":1}}",
+     "each member once"},
+    {"array", BY_SHARED, "[\"HS256\"]", "header is not one JSON object"},
+    {"string", BY_SHARED, "\"HS256\"", "header is not one JSON object"},
+    {"empty", BY_SHARED, "", "header is not one JSON object"},
+    {"not closed", BY_SHARED, "{\"alg\":\"HS256\"", "header is not one JSON object"},
+    {"trailing data", BY_SHARED, "{\"alg\":\"HS256\"} {}", "header is not one JSON object"},
+    {"comment", BY_SHARED, "{\"alg\":\"HS256\"/**/}", "header is not one JSON object"},
+    {"not UTF-8", BY_SHARED, "{\"alg\":\"HS256\",\"a\":\"\xff\"}", "header is not one JSON object"},
+    {"NUL in a name", BY_SHARED, "{\"alg\":\"HS256\",\"kid\\u0000\":\"\"}",
+     "header is not one JSON object"},
+    {"NUL in a value", BY_SHARED, "{\"alg\":\"HS256\\u0000\"}", "header is not one JSON object"},
+};
+
 static void a_header_that_does_not_fit_its_key_is_refused(void **state)
 {
     (void)state;
-    static const struct {
-        const char *name;
-        enum jwt_signer by;
-        const char *header;
-        const char *why;
-    } rows[] = {
-        {"none, unsigned", BY_NOBODY, "{\"alg\":\"none\"}", "alg is not HS256"},
-        {"none, unsigned, of a known key", BY_NOBODY, "{\"alg\":\"none\",\"kid\":\"rs\"}",
-         "alg is not HS256"},
-        {"None", BY_NOBODY, "{\"alg\":\"None\",\"kid\":\"hs\"}", "alg is not HS256"},
-        {"nOnE", BY_NOBODY, "{\"alg\":\"nOnE\",\"kid\":\"hs\"}", "alg is not HS256"},
-        {"none, signed", BY_SHARED, "{\"alg\":\"none\"}", "alg is not HS256"},
-        {"unsigned", BY_NOBODY, "{\"alg\":\"HS256\"}", "signature is wrong"},
-        {"unsigned RS256", BY_NOBODY, "{\"alg\":\"RS256\",\"kid\":\"rs\"}", "signature is wrong"},
-        {"unsigned ES256", BY_NOBODY, "{\"alg\":\"ES256\",\"kid\":\"es\"}", "0 bytes, not 64"},
-        {"no alg", BY_SHARED, "{\"typ\":\"JWT\"}", "alg is not HS256"},
-        {"empty alg", BY_SHARED, "{\"alg\":\"\"}", "alg is not HS256"},
-        {"alg null", BY_SHARED, "{\"alg\":null}", "alg is not HS256"},
-        {"alg in an array", BY_SHARED, "{\"alg\":[\"HS256\"]}", "alg is not HS256"},
-        {"alg in lower case", BY_SHARED, "{\"alg\":\"hs256\"}", "alg is not HS256"},
-        {"alg with a blank", BY_SHARED, "{\"alg\":\"HS256 \"}", "alg is not HS256"},
-        {"alg HS512", BY_SHARED, "{\"alg\":\"HS512\"}", "alg is not HS256"},
-        {"alg PS256", BY_RS, "{\"alg\":\"PS256\",\"kid\":\"rs\"}", "alg is not HS256"},
-        {"alg with a newline", BY_RS, "{\"alg\":\"a\\nb\\u001b\xc3\xa9\",\"kid\":\"rs\"}", "'a?b?"},
-        {"a long alg is cut", BY_SHARED,
-         "{\"alg\":\"AAAAAAAAAABBBBBBBBBBCCCCCCCCCCDDDDDDDDDDEEEEEEEEEE\"}", "DDDDDDDDDD'"},
-        {"HS256 by the key of an RS256 kid", BY_SHARED, "{\"alg\":\"HS256\",\"kid\":\"rs\"}",
-         "alg is HS256, but the key is for RS256 only"},
-        {"HS256 by the key of an ES256 kid", BY_SHARED, "{\"alg\":\"HS256\",\"kid\":\"es\"}",
-         "for ES256 only"},
-        {"RS256 with the shared secret", BY_RS, "{\"alg\":\"RS256\"}", "for HS256 only"},
-        {"RS256 with a kid of ES256", BY_RS, "{\"alg\":\"RS256\",\"kid\":\"es\"}",
-         "for ES256 only"},
-        {"ES256 with a kid of HS256", BY_ES, "{\"alg\":\"ES256\",\"kid\":\"hs\"}",
-         "for HS256 only"},
-        {"another HS256 key's kid", BY_SHARED, "{\"alg\":\"HS256\",\"kid\":\"hs\"}",
-         "signature is wrong"},
-        {"the shared secret's place", BY_HS, "{\"alg\":\"HS256\"}", "signature is wrong"},
-        {"a stranger's RSA key", BY_STRANGER_RS, "{\"alg\":\"RS256\",\"kid\":\"rs\"}",
-         "signature is wrong"},
-        {"a stranger's EC key", BY_STRANGER_ES, "{\"alg\":\"ES256\",\"kid\":\"es\"}",
-         "signature is wrong"},
-        {"a stranger who says where his key is", BY_STRANGER_RS,
-         "{\"alg\":\"RS256\",\"kid\":\"rs\",\"jku\":\"https://evil.example/jwks\"}", "has 'jku'"},
-        {"jku", BY_RS, "{\"alg\":\"RS256\",\"kid\":\"rs\",\"jku\":\"https://id.example/\"}",
-         "has 'jku'"},
-        {"jwk", BY_RS, "{\"alg\":\"RS256\",\"kid\":\"rs\",\"jwk\":{}}", "has 'jwk'"},
-        {"x5u", BY_RS, "{\"alg\":\"RS256\",\"kid\":\"rs\",\"x5u\":\"\"}", "has 'x5u'"},
-        {"x5c", BY_RS, "{\"alg\":\"RS256\",\"kid\":\"rs\",\"x5c\":[]}", "has 'x5c'"},
-        {"crit", BY_SHARED, "{\"alg\":\"HS256\",\"crit\":[\"exp\"]}", "has 'crit'"},
-        {"empty crit", BY_SHARED, "{\"alg\":\"HS256\",\"crit\":[]}", "has 'crit'"},
-        {"crit null", BY_SHARED, "{\"alg\":\"HS256\",\"crit\":null}", "has 'crit'"},
-        {"b64", BY_SHARED, "{\"alg\":\"HS256\",\"b64\":false}", "has 'b64'"},
-        {"typ of something else", BY_SHARED, "{\"alg\":\"HS256\",\"typ\":\"logout+jwt\"}",
-         "typ is not"},
-        {"typ that is no string", BY_SHARED, "{\"alg\":\"HS256\",\"typ\":1}", "typ is not"},
-        {"kid that is no string", BY_SHARED, "{\"alg\":\"HS256\",\"kid\":7}", "kid is not"},
-        {"kid null", BY_SHARED, "{\"alg\":\"HS256\",\"kid\":null}", "kid is not"},
-        {"kid in capitals", BY_RS, "{\"alg\":\"RS256\",\"kid\":\"RS\"}", "for HS256 only"},
-        {"alg twice", BY_SHARED, "{\"alg\":\"none\",\"alg\":\"HS256\"}", "each member once"},
-        {"alg twice, spelled differently", BY_SHARED, "{\"alg\":\"HS256\",\"\\u0061lg\":\"HS256\"}",
-         "each member once"},
-        {"an inner member twice", BY_SHARED, "{\"alg\":\"HS256\",\"a\":{\"b\":1,\"b\":1}}",
-         "each member once"},
-        {"array", BY_SHARED, "[\"HS256\"]", "header is not one JSON object"},
-        {"string", BY_SHARED, "\"HS256\"", "header is not one JSON object"},
-        {"empty", BY_SHARED, "", "header is not one JSON object"},
-        {"not closed", BY_SHARED, "{\"alg\":\"HS256\"", "header is not one JSON object"},
-        {"trailing data", BY_SHARED, "{\"alg\":\"HS256\"} {}", "header is not one JSON object"},
-        {"comment", BY_SHARED, "{\"alg\":\"HS256\"/**/}", "header is not one JSON object"},
-        {"not UTF-8", BY_SHARED, "{\"alg\":\"HS256\",\"a\":\"\xff\"}",
-         "header is not one JSON object"},
-        {"NUL in a name", BY_SHARED, "{\"alg\":\"HS256\",\"kid\\u0000\":\"\"}",
-         "header is not one JSON object"},
-        {"NUL in a value", BY_SHARED, "{\"alg\":\"HS256\\u0000\"}",
-         "header is not one JSON object"},
-    };
-    for (size_t i = 0; i < N_OF(rows); i++) {
+    for (size_t i = 0; i < N_OF(wrong_headers); i++) {
         char token[JWT_ROOM];
-        jwt_token(rows[i].by, rows[i].header, "{" GOOD "}", token);
-        must_be_refused(rows[i].name, token, strlen(token), rows[i].why);
+        jwt_token(wrong_headers[i].by, wrong_headers[i].header, "{" GOOD "}", token);
+        check_usual(wrong_headers[i].name, token, wrong_headers[i].why);
     }
 }
+
+#define T ",\"tenant_id\":\"" TENANT "\"}"
+#define E "{\"exp\":1773574200,"
+static const struct {
+    const char *name;
+    const char *claims;
+    const char *why; /* NULL: it is taken */
+} odd_claims[] = {
+    {"no exp", "{\"a\":1" T, "no exp"},
+    {"exp null", "{\"exp\":null" T, "exp is not a number"},
+    {"exp text", "{\"exp\":\"1773574200\"" T, "exp is not a number"},
+    {"exp true", "{\"exp\":true" T, "exp is not a number"},
+    {"exp array", "{\"exp\":[1773574200]" T, "exp is not a number"},
+    {"exp 59 s ago", "{\"exp\":1773570541" T, NULL},
+    {"exp 60 s ago", "{\"exp\":1773570540" T, "expired 60 s ago"},
+    {"exp 59.5 s ago", "{\"exp\":1773570540.5" T, NULL},
+    {"exp with an exponent", "{\"exp\":1.7735742e9" T, NULL},
+    {"exp long ago", "{\"exp\":1300819380" T, "expired"},
+    {"exp 0", "{\"exp\":0" T, "expired"},
+    {"exp -1", "{\"exp\":-1" T, "1970 to 9999"},
+    {"exp -0.5", "{\"exp\":-0.5" T, "1970 to 9999"},
+    {"exp the last second", "{\"exp\":253402300799" T, NULL},
+    {"exp the year 10000", "{\"exp\":253402300800" T, "1970 to 9999"},
+    {"exp in milliseconds", "{\"exp\":1773574200000" T, "1970 to 9999"},
+    {"exp INT64_MAX", "{\"exp\":9223372036854775807" T, "1970 to 9999"},
+    {"exp INT64_MIN", "{\"exp\":-9223372036854775808" T, "1970 to 9999"},
+    {"exp 2^63", "{\"exp\":9223372036854775808" T, "payload is not one JSON object"},
+    {"exp 1e300", "{\"exp\":1e300" T, "1970 to 9999"},
+    {"exp 1e400", "{\"exp\":1e400" T, "payload is not one JSON object"},
+    {"exp NaN", "{\"exp\":NaN" T, "payload is not one JSON object"},
+    {"exp twice", "{\"exp\":1300819380,\"exp\":1773574200" T, "each member once"},
+    {"nbf now", E "\"nbf\":1773570600" T, NULL},
+    {"nbf in 60 s", E "\"nbf\":1773570660" T, NULL},
+    {"nbf in 61 s", E "\"nbf\":1773570661" T, "nbf is 61 s away"},
+    {"nbf in 60.5 s", E "\"nbf\":1773570660.5" T, "nbf is 60 s away"},
+    {"nbf text", E "\"nbf\":\"0\"" T, "nbf is not a number"},
+    {"nbf null", E "\"nbf\":null" T, "nbf is not a number"},
+    {"nbf INT64_MAX", E "\"nbf\":9223372036854775807" T, "1970 to 9999"},
+    {"no tenant", "{\"exp\":1773574200}", "tenant_id is missing"},
+    {"tenant null", E "\"tenant_id\":null}", "tenant_id is not a string"},
+    {"tenant number", E "\"tenant_id\":1}", "tenant_id is not a string"},
+    {"tenant array", E "\"tenant_id\":[\"" TENANT "\"]}", "tenant_id is not a string"},
+    {"tenant empty", E "\"tenant_id\":\"\"}", "not a UUID"},
+    {"tenant with a brace", E "\"tenant_id\":\"{" TENANT "}\"}", "not a UUID"},
+    {"tenant too long", E "\"tenant_id\":\"" TENANT " \"}", "not a UUID"},
+    {"tenant that would inject", E "\"tenant_id\":\"' or 1=1 --\\n\"}",
+     "not a UUID: '' or 1=1 --?'"},
+    {"two tenants", E "\"tenant_id\":\"" TENANT "\"" T, "each member once"},
+    {"sub null", E "\"sub\":null" T, "sub is not a string"},
+    {"sub number", E "\"sub\":1" T, "sub is not a string"},
+    {"permissions null", E "\"permissions\":null" T, "permissions is not an array"},
+    {"permissions text", E "\"permissions\":\"webhooks_read\"" T, "permissions is not an array"},
+    {"permissions object", E "\"permissions\":{\"webhooks_read\":true}" T,
+     "permissions is not an array"},
+    {"permissions with a number", E "\"permissions\":[\"webhooks_read\",1]" T, "not a string"},
+    {"permissions in an array", E "\"permissions\":[[\"webhooks_read\"]]" T, "not a string"},
+    {"array", "[1]", "payload is not one JSON object"},
+    {"number", "1", "payload is not one JSON object"},
+    {"empty", "", "payload is not one JSON object"},
+    {"trailing data", "{" GOOD "}x", "payload is not one JSON object"},
+    {"not UTF-8", E "\"a\":\"\xc0\xaf\"" T, "payload is not one JSON object"},
+    {"a lone surrogate", E "\"a\":\"\\ud800\"" T, "payload is not one JSON object"},
+};
 
 static void claims_that_are_not_right_are_refused(void **state)
 {
     (void)state;
-#define T ",\"tenant_id\":\"" TENANT "\"}"
-#define E "{\"exp\":1773574200,"
-    static const struct {
-        const char *name;
-        const char *claims;
-        const char *why; /* NULL: taken, the row beside the line */
-    } rows[] = {
-        {"no exp", "{\"a\":1" T, "no exp"},
-        {"exp null", "{\"exp\":null" T, "exp is not a number"},
-        {"exp text", "{\"exp\":\"1773574200\"" T, "exp is not a number"},
-        {"exp true", "{\"exp\":true" T, "exp is not a number"},
-        {"exp array", "{\"exp\":[1773574200]" T, "exp is not a number"},
-        {"exp 59 s ago", "{\"exp\":1773570541" T, NULL},
-        {"exp 60 s ago", "{\"exp\":1773570540" T, "expired 60 s ago"},
-        {"exp 59.5 s ago", "{\"exp\":1773570540.5" T, NULL},
-        {"exp with an exponent", "{\"exp\":1.7735742e9" T, NULL},
-        {"exp long ago", "{\"exp\":1300819380" T, "expired"},
-        {"exp 0", "{\"exp\":0" T, "expired"},
-        {"exp -1", "{\"exp\":-1" T, "1970 to 9999"},
-        {"exp -0.5", "{\"exp\":-0.5" T, "1970 to 9999"},
-        {"exp the last second", "{\"exp\":253402300799" T, NULL},
-        {"exp the year 10000", "{\"exp\":253402300800" T, "1970 to 9999"},
-        {"exp in milliseconds", "{\"exp\":1773574200000" T, "1970 to 9999"},
-        {"exp INT64_MAX", "{\"exp\":9223372036854775807" T, "1970 to 9999"},
-        {"exp INT64_MIN", "{\"exp\":-9223372036854775808" T, "1970 to 9999"},
-        {"exp 2^63", "{\"exp\":9223372036854775808" T, "payload is not one JSON object"},
-        {"exp 1e300", "{\"exp\":1e300" T, "1970 to 9999"},
-        {"exp 1e400", "{\"exp\":1e400" T, "payload is not one JSON object"},
-        {"exp NaN", "{\"exp\":NaN" T, "payload is not one JSON object"},
-        {"exp twice", "{\"exp\":1300819380,\"exp\":1773574200" T, "each member once"},
-        {"nbf now", E "\"nbf\":1773570600" T, NULL},
-        {"nbf in 60 s", E "\"nbf\":1773570660" T, NULL},
-        {"nbf in 61 s", E "\"nbf\":1773570661" T, "nbf is 61 s away"},
-        {"nbf in 60.5 s", E "\"nbf\":1773570660.5" T, "nbf is 60 s away"},
-        {"nbf text", E "\"nbf\":\"0\"" T, "nbf is not a number"},
-        {"nbf null", E "\"nbf\":null" T, "nbf is not a number"},
-        {"nbf INT64_MAX", E "\"nbf\":9223372036854775807" T, "1970 to 9999"},
-        {"no tenant", "{\"exp\":1773574200}", "tenant_id is missing"},
-        {"tenant null", E "\"tenant_id\":null}", "tenant_id is not a string"},
-        {"tenant number", E "\"tenant_id\":1}", "tenant_id is not a string"},
-        {"tenant array", E "\"tenant_id\":[\"" TENANT "\"]}", "tenant_id is not a string"},
-        {"tenant empty", E "\"tenant_id\":\"\"}", "not a UUID"},
-        {"tenant with a brace", E "\"tenant_id\":\"{" TENANT "}\"}", "not a UUID"},
-        {"tenant too long", E "\"tenant_id\":\"" TENANT " \"}", "not a UUID"},
-        {"tenant that would inject", E "\"tenant_id\":\"' or 1=1 --\\n\"}",
-         "not a UUID: '' or 1=1 --?'"},
-        {"two tenants", E "\"tenant_id\":\"" TENANT "\"" T, "each member once"},
-        {"sub null", E "\"sub\":null" T, "sub is not a string"},
-        {"sub number", E "\"sub\":1" T, "sub is not a string"},
-        {"permissions null", E "\"permissions\":null" T, "permissions is not an array"},
-        {"permissions text", E "\"permissions\":\"webhooks_read\"" T,
-         "permissions is not an array"},
-        {"permissions object", E "\"permissions\":{\"webhooks_read\":true}" T,
-         "permissions is not an array"},
-        {"permissions with a number", E "\"permissions\":[\"webhooks_read\",1]" T, "not a string"},
-        {"permissions in an array", E "\"permissions\":[[\"webhooks_read\"]]" T, "not a string"},
-        {"array", "[1]", "payload is not one JSON object"},
-        {"number", "1", "payload is not one JSON object"},
-        {"empty", "", "payload is not one JSON object"},
-        {"trailing data", "{" GOOD "}x", "payload is not one JSON object"},
-        {"not UTF-8", E "\"a\":\"\xc0\xaf\"" T, "payload is not one JSON object"},
-        {"a lone surrogate", E "\"a\":\"\\ud800\"" T, "payload is not one JSON object"},
-    };
-    for (size_t i = 0; i < N_OF(rows); i++) {
+    for (size_t i = 0; i < N_OF(odd_claims); i++) {
         char token[JWT_ROOM];
-        struct jwt_claims claims;
-        jwt_token(BY_SHARED, "{\"alg\":\"HS256\"}", rows[i].claims, token);
-        if (rows[i].why != NULL) {
-            must_be_refused(rows[i].name, token, strlen(token), rows[i].why);
-            continue;
-        }
-        const char *why = judge(jwt_fixture.keys, &usual, token, strlen(token), &claims);
-        if (why != NULL) {
-            fail_msg("%s: %s", rows[i].name, why);
-        }
+        jwt_token(BY_SHARED, "{\"alg\":\"HS256\"}", odd_claims[i].claims, token);
+        check_usual(odd_claims[i].name, token, odd_claims[i].why);
     }
 }
 
@@ -386,84 +380,75 @@ static void issuer_audience_and_tenant_claim_are_the_policys(void **state)
     };
     for (size_t i = 0; i < N_OF(rows); i++) {
         char token[JWT_ROOM];
-        struct jwt_claims claims;
         jwt_token(BY_ES, "{\"alg\":\"ES256\",\"kid\":\"es\"}", rows[i].claims, token);
-        const char *said = judge(jwt_fixture.keys, &strict, token, strlen(token), &claims);
-        if ((said == NULL) != (rows[i].why == NULL) ||
-            (said != NULL && strstr(said, rows[i].why) == NULL)) {
-            fail_msg("%s: %s", rows[i].name, said == NULL ? "accepted" : said);
-        }
+        check(jwt_fixture.keys, &strict, rows[i].name, token, rows[i].why);
     }
 }
 
 /* Each text is signed as it stands, so only its form can be wrong. */
-static void a_form_that_is_not_exactly_ours_is_refused(void **state)
-{
-    (void)state;
 #define H64 "eyJhbGciOiJIUzI1NiJ9"                 /* {"alg":"HS256"} */
 #define H65 "eyJhbGciOiJIUzI1NiIsImEiOiIifQ"       /* {"alg":"HS256","a":""}; stray bits are 0 */
 #define H62 "eyJhbGciOiJIUzI1NiIsImEiOiLDvz_DviJ9" /* {"alg":"HS256","a":"ÿ?þ"} */
-    static const struct {
-        const char *name;
-        const char *before;
-        const char *header;
-        const char *between;
-        const char *after_claims;
-        const char *after_signature;
-        const char *why; /* NULL: taken */
-    } rows[] = {
-        {"as it should be", "", H64, ".", "", "", NULL},
-        {"as it should be, with two more bits", "", H65, ".", "", "", NULL},
-        {"as it should be, URL-safe", "", H62, ".", "", "", NULL},
-        {"stray bits", "", "eyJhbGciOiJIUzI1NiIsImEiOiIifR", ".", "", "",
-         "header is not unpadded base64url"},
-        {"padding", "", H65 "==", ".", "", "", "header is not unpadded base64url"},
-        {"percent-encoded padding", "", H65 "%3D%3D", ".", "", "", "header is not unpadded"},
-        {"standard alphabet", "", "eyJhbGciOiJIUzI1NiIsImEiOiLDvz/DviJ9", ".", "", "",
-         "header is not unpadded base64url"},
-        {"a blank in front", " ", H64, ".", "", "", "header is not unpadded base64url"},
-        {"a newline in front", "\n", H64, ".", "", "", "header is not unpadded base64url"},
-        {"'Bearer' left in front", "Bearer ", H64, ".", "", "", "header is not unpadded base64url"},
-        {"a byte-order mark", "\xef\xbb\xbf", H64, ".", "", "", "header is not unpadded base64url"},
-        {"one letter too many", "", H64 "A", ".", "", "", "header is not unpadded base64url"},
-        {"a blank in the payload", "", H64, ".", " ", "", "payload is not unpadded base64url"},
-        {"padding of the payload", "", H64, ".", "=", "", "payload is not unpadded base64url"},
-        {"padding of the signature", "", H64, ".", "", "=", "signature is not unpadded base64url"},
-        {"a newline behind", "", H64, ".", "", "\n", "signature is not unpadded base64url"},
-        {"bytes behind the signature", "", H64, ".", "", "AAAA", "signature is wrong"},
-        {"a comma behind", "", H64, ".", "", ",", "signature is not unpadded base64url"},
-        {"a dot in front", ".", H64, ".", "", "", "three parts"},
-        {"a dot behind", "", H64, ".", "", ".", "three parts"},
-        {"two dots between", "", H64, "..", "", "", "three parts"},
-        {"no dot between", "", H64, "", "", "", "three parts"},
-        {"a fourth part", "", H64, ".", "", ".e30", "three parts"},
-        {"five parts, as if it were encrypted", "", H64, ".", ".e30.e30", "", "three parts"},
-    };
-    for (size_t i = 0; i < N_OF(rows); i++) {
+static const struct {
+    const char *name;
+    const char *before;
+    const char *header;
+    const char *between;
+    const char *after_claims;
+    const char *after_signature;
+    const char *why; /* NULL: it is taken */
+} forms[] = {
+    {"as it should be", "", H64, ".", "", "", NULL},
+    {"as it should be, with two more bits", "", H65, ".", "", "", NULL},
+    {"as it should be, URL-safe", "", H62, ".", "", "", NULL},
+    {"stray bits", "", "eyJhbGciOiJIUzI1NiIsImEiOiIifR", ".", "", "",
+     "header is not unpadded base64url"},
+    {"padding", "", H65 "==", ".", "", "", "header is not unpadded base64url"},
+    {"percent-encoded padding", "", H65 "%3D%3D", ".", "", "", "header is not unpadded"},
+    {"standard alphabet", "", "eyJhbGciOiJIUzI1NiIsImEiOiLDvz/DviJ9", ".", "", "",
+     "header is not unpadded base64url"},
+    {"a blank in front", " ", H64, ".", "", "", "header is not unpadded base64url"},
+    {"a newline in front", "\n", H64, ".", "", "", "header is not unpadded base64url"},
+    {"'Bearer' left in front", "Bearer ", H64, ".", "", "", "header is not unpadded base64url"},
+    {"a byte-order mark", "\xef\xbb\xbf", H64, ".", "", "", "header is not unpadded base64url"},
+    {"one letter too many", "", H64 "A", ".", "", "", "header is not unpadded base64url"},
+    {"a blank in the payload", "", H64, ".", " ", "", "payload is not unpadded base64url"},
+    {"padding of the payload", "", H64, ".", "=", "", "payload is not unpadded base64url"},
+    {"padding of the signature", "", H64, ".", "", "=", "signature is not unpadded base64url"},
+    {"a newline behind", "", H64, ".", "", "\n", "signature is not unpadded base64url"},
+    {"bytes behind the signature", "", H64, ".", "", "AAAA", "signature is wrong"},
+    {"a comma behind", "", H64, ".", "", ",", "signature is not unpadded base64url"},
+    {"a dot in front", ".", H64, ".", "", "", "three parts"},
+    {"a dot behind", "", H64, ".", "", ".", "three parts"},
+    {"two dots between", "", H64, "..", "", "", "three parts"},
+    {"no dot between", "", H64, "", "", "", "three parts"},
+    {"a fourth part", "", H64, ".", "", ".e30", "three parts"},
+    {"five parts, as if it were encrypted", "", H64, ".", ".e30.e30", "", "three parts"},
+};
+
+static void a_form_that_is_not_exactly_ours_is_refused(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_OF(forms); i++) {
         char claims[BASE64_SIZE(256)];
         char text[JWT_ROOM];
         char joined[JWT_ROOM];
         char token[JWT_ROOM + 8];
         unsigned char sum[EVP_MAX_MD_SIZE];
-        struct jwt_claims ret;
         base64url_encode("{" GOOD "}", sizeof("{" GOOD "}") - 1, claims);
-        jwt_format(text, sizeof(text), "%s%s%s%s%s", rows[i].before, rows[i].header,
-                   rows[i].between, claims, rows[i].after_claims);
+        jwt_format(text, sizeof(text), "%s%s%s%s%s", forms[i].before, forms[i].header,
+                   forms[i].between, claims, forms[i].after_claims);
         jwt_join(text, sum, jwt_sign(BY_SHARED, text, sum), joined);
-        jwt_format(token, sizeof(token), "%s%s", joined, rows[i].after_signature);
-        if (rows[i].why != NULL) {
-            must_be_refused(rows[i].name, token, strlen(token), rows[i].why);
-        } else if (judge(jwt_fixture.keys, &usual, token, strlen(token), &ret) != NULL) {
-            fail_msg("%s: refused", rows[i].name);
-        }
+        jwt_format(token, sizeof(token), "%s%s", joined, forms[i].after_signature);
+        check_usual(forms[i].name, token, forms[i].why);
     }
-    static const char *const literal[] = {"",     ".",      "..",         "...", "a.b",
-                                          "a.b.", "e30..",  "e30.e30.",   "..a", "\0.\0.\0",
-                                          "=.=.", "{}.{}.", H64 ".e30.a", H64,   H64 ".."};
+    static const char *const literal[] = {"",    ".",     "..",   "...",      "a.b", "a.b.",
+                                          "..a", "e30..", "=.=.", "e30.e30.", H64,   "{}.{}."};
     for (size_t i = 0; i < N_OF(literal); i++) {
-        must_be_refused(literal[i], literal[i], strlen(literal[i]), "token: ");
+        check_usual(literal[i], literal[i], "token: ");
     }
-    must_be_refused("NULs", "\0.\0.\0", 5, "header is not unpadded");
+    struct jwt_claims ret;
+    assert_non_null(judge(jwt_fixture.keys, &usual, "\0.\0.\0", 5, &ret));
 }
 
 static void an_altered_letter_anywhere_is_refused(void **state)
@@ -485,30 +470,44 @@ static void an_altered_letter_anywhere_is_refused(void **state)
             for (size_t j = 0; j < strlen(letters); j++) {
                 token[at] = letters[j];
                 if (letters[j] != kept) {
-                    must_be_refused("altered", token, len, "token: ");
+                    check_usual("altered", token, "token: ");
                 }
             }
             token[at] = kept;
         }
-        for (size_t shorter = 0; shorter < len; shorter++) {
-            must_be_refused("cut", token, shorter, "token: ");
+        for (size_t shorter = len; shorter-- > 0;) {
+            token[shorter] = '\0';
+            check_usual("cut", token, "token: ");
         }
+    }
+}
+
+/* HMAC with a public key's bytes as the secret, under each header that could let it through. */
+static void check_confusion(const struct jwt_keys *public_only, const void *bytes, size_t len)
+{
+    static const char *const headers[] = {
+        "{\"alg\":\"HS256\",\"kid\":\"rs\"}", "{\"alg\":\"HS256\",\"kid\":\"es\"}",
+        "{\"alg\":\"HS256\"}", "{\"alg\":\"HS256\",\"kid\":\"hs\"}",
+        "{\"alg\":\"RS256\",\"kid\":\"rs\"}"};
+    for (size_t i = 0; i < N_OF(headers); i++) {
+        char text[JWT_ROOM];
+        char token[JWT_ROOM];
+        unsigned char sum[EVP_MAX_MD_SIZE];
+        jwt_signed_text(headers[i], "{" GOOD "}", text);
+        jwt_join(text, sum, jwt_hmac(bytes, len, text, sum), token);
+        check_usual(headers[i], token, "token: ");
+        check(public_only, &usual, headers[i], token, "token: ");
     }
 }
 
 static void a_public_key_is_no_secret(void **state)
 {
     (void)state;
-    static const char *const headers[] = {
-        "{\"alg\":\"HS256\",\"kid\":\"rs\"}", "{\"alg\":\"HS256\",\"kid\":\"es\"}",
-        "{\"alg\":\"HS256\"}", "{\"alg\":\"HS256\",\"kid\":\"hs\"}",
-        "{\"alg\":\"RS256\",\"kid\":\"rs\"}"};
-    EVP_PKEY *const keys[] = {jwt_fixture.rs, jwt_fixture.es};
     struct err err = {0};
     struct jwt_keys *public_only = jwt_keys_new("", jwt_fixture.set, &err);
     assert_non_null(public_only);
-    for (size_t i = 0; i < N_OF(keys) * N_OF(headers); i++) {
-        EVP_PKEY *key = keys[i / N_OF(headers)];
+    for (int i = 0; i < 2; i++) {
+        EVP_PKEY *key = i == 0 ? jwt_fixture.rs : jwt_fixture.es;
         unsigned char *der = NULL;
         char *pem = NULL;
         BIO *bio = BIO_new(BIO_s_mem());
@@ -516,23 +515,10 @@ static void a_public_key_is_no_secret(void **state)
         const long pem_len = BIO_get_mem_data(bio, &pem);
         const int der_len = i2d_PUBKEY(key, &der);
         assert_true(pem_len > 0 && der_len > 0);
-        const struct {
-            const void *bytes;
-            size_t len;
-        } secrets[] = {{pem, (size_t)pem_len},
-                       {pem, (size_t)pem_len - 1}, /* without the newline */
-                       {der, (size_t)der_len}};
-        for (size_t j = 0; j < N_OF(secrets); j++) {
-            char text[JWT_ROOM];
-            char token[JWT_ROOM];
-            unsigned char sum[EVP_MAX_MD_SIZE];
-            struct jwt_claims claims;
-            jwt_signed_text(headers[i % N_OF(headers)], "{" GOOD "}", text);
-            jwt_join(text, sum, jwt_hmac(secrets[j].bytes, secrets[j].len, text, sum), token);
-            must_be_refused("public key as secret", token, strlen(token), "token: ");
-            assert_non_null(judge(public_only, &usual, token, strlen(token), &claims));
-        }
-        char *as_secret = strndup(pem, (size_t)pem_len);
+        check_confusion(public_only, pem, (size_t)pem_len);
+        check_confusion(public_only, pem, (size_t)pem_len - 1); /* without the newline */
+        check_confusion(public_only, der, (size_t)der_len);
+        char *as_secret = mem_dupn(pem, (size_t)pem_len);
         assert_null(jwt_keys_new(as_secret, "", &err)); /* nor does the operator make it one */
         assert_non_null(strstr(err.text, "PEM"));
         free(as_secret);
@@ -556,8 +542,7 @@ static void signatures_in_another_form_are_refused(void **state)
     unsigned char s[1024] = {0};
     jwt_signed_text("{\"alg\":\"ES256\",\"kid\":\"es\"}", "{" GOOD "}", es);
     jwt_signed_text("{\"alg\":\"RS256\",\"kid\":\"rs\"}", "{" GOOD "}", rs);
-#define REFUSED(name, text, len, why)                                                              \
-    (jwt_join(text, s, len, token), must_be_refused(name, token, strlen(token), why))
+#define REFUSED(name, text, len, why) (jwt_join(text, s, len, token), check_usual(name, token, why))
     REFUSED("zeros (CVE-2022-21449)", es, 64, "signature is wrong");
     memcpy(s, order, 32);
     memcpy(s + 32, order, 32);
@@ -585,10 +570,11 @@ static void signatures_in_another_form_are_refused(void **state)
     memmove(s + 1, s, len);
     s[0] = 0;
     REFUSED("a zero in front", rs, len + 1, "signature is wrong");
-    (void)memset(token, 'A', sizeof(token) - 1);
-    memcpy(token, rs, strlen(rs));
-    token[strlen(rs)] = '.';
-    must_be_refused("more than the largest", token, LIMIT_JWT, "signature is not unpadded");
+    char zeros[2049];
+    memset(zeros, 'A', sizeof(zeros) - 1);
+    zeros[sizeof(zeros) - 1] = '\0';
+    jwt_format(token, sizeof(token), "%s.%s", rs, zeros);
+    check_usual("more than the largest", token, "signature is not unpadded");
 }
 
 /* A token of exactly `len` bytes that is right in all else. */
@@ -615,14 +601,13 @@ static void a_token_has_at_most_8_kib(void **state)
 {
     (void)state;
     char token[JWT_ROOM];
-    struct jwt_claims claims;
     token_of_length(LIMIT_JWT, token);
-    assert_null(judge(jwt_fixture.keys, &usual, token, LIMIT_JWT, &claims));
+    check_usual("8 KiB", token, NULL);
     token_of_length(LIMIT_JWT + 1, token);
-    must_be_refused("a byte more", token, LIMIT_JWT + 1, "8193 bytes, more than 8192");
+    check_usual("a byte more", token, "8193 bytes, more than 8192");
     static char huge[1024 * 1024];
-    memset(huge, '.', sizeof(huge));
-    must_be_refused("huge", huge, sizeof(huge), "more than 8192");
+    memset(huge, '.', sizeof(huge) - 1);
+    check_usual("huge", huge, "more than 8192");
 }
 
 static void depth_and_long_members_are_bounded(void **state)
@@ -631,20 +616,18 @@ static void depth_and_long_members_are_bounded(void **state)
     char inner[5000];
     char claims[JWT_ROOM];
     char token[JWT_ROOM];
-    struct jwt_claims ret;
     memset(inner, '[', sizeof(inner) - 1);
     inner[sizeof(inner) - 1] = '\0';
     jwt_format(claims, sizeof(claims), "{\"alg\":%s", inner);
     jwt_token(BY_NOBODY, claims, "{" GOOD "}", token);
-    must_be_refused("deep header", token, strlen(token), "header is not one JSON object");
+    check_usual("deep header", token, "header is not one JSON object");
     jwt_token(BY_SHARED, "{\"alg\":\"HS256\"}", claims, token);
-    must_be_refused("deep payload", token, strlen(token), "payload is not one JSON object");
+    check_usual("deep payload", token, "payload is not one JSON object");
     memset(inner, 's', LIMIT_JWT_SUBJECT + 1);
     for (int len = LIMIT_JWT_SUBJECT; len <= LIMIT_JWT_SUBJECT + 1; len++) {
         jwt_format(claims, sizeof(claims), "{\"sub\":\"%.*s\"," GOOD "}", len, inner);
         jwt_token(BY_SHARED, "{\"alg\":\"HS256\"}", claims, token);
-        const char *why = judge(jwt_fixture.keys, &usual, token, strlen(token), &ret);
-        assert_true((why == NULL) == (len == LIMIT_JWT_SUBJECT));
+        check_usual("sub", token, len == LIMIT_JWT_SUBJECT ? NULL : "at most 255 bytes");
     }
 }
 
@@ -671,14 +654,9 @@ static void without_a_shared_secret_the_kid_decides_alone(void **state)
     assert_true(set_only != NULL && none != NULL);
     for (size_t i = 0; i < N_OF(rows); i++) {
         char token[JWT_ROOM];
-        struct jwt_claims claims;
         jwt_token(rows[i].by, rows[i].header, "{" GOOD "}", token);
-        const char *said = judge(set_only, &usual, token, strlen(token), &claims);
-        if ((said == NULL) != (rows[i].why == NULL) ||
-            (said != NULL && strstr(said, rows[i].why) == NULL)) {
-            fail_msg("%s: %s", rows[i].name, said == NULL ? "accepted" : said);
-        }
-        assert_non_null(judge(none, &usual, token, strlen(token), &claims));
+        check(set_only, &usual, rows[i].name, token, rows[i].why);
+        check(none, &usual, rows[i].name, token, "token: no ");
     }
     jwt_keys_free(set_only);
     jwt_keys_free(none);

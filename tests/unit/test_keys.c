@@ -34,7 +34,8 @@ static int keys(const char *const *words)
         argv[argc] = mem_dup(words[argc - 1]);
     }
     FILE *files[2] = {tmpfile(), tmpfile()};
-    const int kept[2] = {dup(STDOUT_FILENO), dup(STDERR_FILENO)};
+    const int kept[2] = {fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3),
+                         fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3)};
     (void)fflush(NULL);
     for (int i = 0; i < 2; i++) {
         assert_true(files[i] != NULL && kept[i] != -1);
