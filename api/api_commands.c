@@ -8,6 +8,7 @@
 
 #include "buf.h"
 #include "config.h"
+#include "healthcheck.h"
 #include "keys.h"
 #include "problem.h"
 
@@ -22,21 +23,29 @@ static const char usage[] =
     "  --config-reference    print the table of all settings (Markdown)\n"
     "  --problem-reference   print the table of all errors (Markdown)\n"
     "  keys create|list|revoke ...   manage API keys; keys --help tells more\n"
+    "  health [ready]        ask the API of NRW_ADMIN_LISTEN whether it lives (is ready)\n"
     "\n"
     "Exit codes: 0 stopped as asked, 1 could not start or go on, 2 bad configuration or use.\n";
+
+static bool load_config(struct config *cfg)
+{
+    struct buf problems;
+    buf_init(&problems, CONFIG_PROBLEMS_MAX);
+    const bool ok = config_load(cfg, CONFIG_API, environ, &problems);
+    if (!ok) {
+        (void)fputs(buf_cstr(&problems), stderr);
+    }
+    buf_done(&problems);
+    return ok;
+}
 
 static int print_config(void)
 {
     struct config cfg;
-    struct buf problems;
-    buf_init(&problems, CONFIG_PROBLEMS_MAX);
-    const bool ok = config_load(&cfg, CONFIG_API, environ, &problems);
+    const bool ok = load_config(&cfg);
     if (ok) {
         config_print(&cfg, stdout);
-    } else {
-        (void)fputs(buf_cstr(&problems), stderr);
     }
-    buf_done(&problems);
     config_free(&cfg);
     return ok ? 0 : 2;
 }
@@ -49,6 +58,8 @@ bool api_commands_run(int argc, char *const *argv, int *ret_code)
     }
     if (strcmp(argv[1], "keys") == 0) {
         *ret_code = keys_command(argc - 1, argv + 1);
+    } else if (strcmp(argv[1], "health") == 0) {
+        *ret_code = healthcheck_command(CONFIG_API, argc - 1, argv + 1);
     } else if (argc == 2 && strcmp(argv[1], "--version") == 0) {
         (void)puts("netrecon-webhooks-api " NRW_VERSION);
     } else if (argc == 2 && strcmp(argv[1], "--help") == 0) {

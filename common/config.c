@@ -194,8 +194,8 @@ static bool parse_level(const char *text, enum log_level *ret)
     return false;
 }
 
-/* A key ring or a key set may stand on several indented lines; in other texts a control character is
- * an accident, and would let a value forge lines of --print-config. */
+/* A key ring or a key set may stand on several indented lines; in other texts a control character
+ * is an accident, and would let a value forge lines of --print-config. */
 static bool parse_text(const struct row *row, const char *text, char **ret)
 {
     for (const char *p = text; *p != '\0'; p++) {

@@ -10,6 +10,8 @@
 #include "bounds.h"
 #include "buf.h"
 #include "config.h"
+#include "dlq.h"
+#include "healthcheck.h"
 #include "ids.h"
 #include "seal.h"
 
@@ -27,6 +29,9 @@ static const char usage[] =
     "                       read a webhook's secret from stdin, print it sealed with the first key "
     "of NRW_KEYRING,\n"
     "                       as a bytea literal for SQL (\\x...)\n"
+    "  dlq list|redrive ...  look at the dead-letter topic, send letters again; dlq --help tells "
+    "more\n"
+    "  health [ready]       ask the worker of NRW_ADMIN_LISTEN whether it lives (is ready)\n"
     "\n"
     "Exit codes: 0 stopped as asked, 1 could not start or go on, 2 bad configuration or use.\n";
 
@@ -151,6 +156,10 @@ bool commands_run(int argc, char *const *argv, int *ret_code)
     }
     if (strcmp(argv[1], "seal") == 0) {
         *ret_code = run_seal(argc, argv);
+    } else if (strcmp(argv[1], "dlq") == 0) {
+        *ret_code = dlq_command(argc - 1, argv + 1);
+    } else if (strcmp(argv[1], "health") == 0) {
+        *ret_code = healthcheck_command(CONFIG_WORKER, argc - 1, argv + 1);
     } else if (argc == 2 && strcmp(argv[1], "--version") == 0) {
         (void)puts("netrecon-webhooks-worker " NRW_VERSION);
     } else if (argc == 2 && strcmp(argv[1], "--help") == 0) {
