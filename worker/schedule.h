@@ -21,8 +21,8 @@ struct schedule;
 struct schedule_config {
     const char *redis_url;
     int64_t lease_ms; /* longer than the longest attempt and the wait before it */
-    /* How often rows that Redis has forgotten are looked for; a row counts as forgotten when it is
-     * overdue for half of this. 60 s. */
+    /* How often rows that Redis has forgotten are looked for, +-10 %; a row counts as forgotten
+     * when it is overdue for half of this. So none is later than 1.6 times this. */
     int64_t reconcile_ms;
 };
 

@@ -40,8 +40,6 @@
 #define DNS_CACHE_NAMES 10000
 #define STORES_FDS      256 /* beside requests and kept connections */
 #define MAIL_POLL_MS    5000
-#define RECONCILE_MS                                                                               \
-    35000 /* a row counts as forgotten after half of it: never later than a minute */
 
 struct worker {
     const struct config *cfg;
@@ -406,7 +404,7 @@ static bool open_retries(struct worker *w, struct err *err)
     w->retries = retries_new(w->base, w->cfg, &w->account, &on_retry);
     const struct schedule_config index = {.redis_url = w->cfg->redis_url,
                                           .lease_ms = retries_lease_ms(w->cfg),
-                                          .reconcile_ms = RECONCILE_MS};
+                                          .reconcile_ms = w->cfg->retry_reconcile};
     const struct schedule_handlers on_schedule = {.claimed = on_claimed, .ctx = w};
     w->schedule = schedule_new(w->base, &index, retries_pg(w->retries), &on_schedule, err);
     if (w->schedule == NULL) {
