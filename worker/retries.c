@@ -30,6 +30,7 @@ struct retries {
     size_t loading;
     bool sweeping;
     int64_t next_sweep_mono_us;
+    struct farewell *farewell; /* of this turn, not sent yet; NULL: none */
     struct counter *loaded, *lost, *swept, *cancelled;
 };
 
@@ -39,6 +40,14 @@ struct load {
     int64_t asked_mono_us;
     size_t n;
     struct uuid ids[RETRIES_BATCH];
+};
+
+/* Rows that are to be deleted together. */
+struct farewell {
+    struct retries *r;
+    size_t n;
+    struct uuid ids[RETRIES_BATCH];
+    int64_t leases_us[RETRIES_BATCH];
 };
 
 int64_t retries_lease_ms(const struct config *cfg)
@@ -77,38 +86,72 @@ static const char others_sql[] =
 static const char sweep_sql[] =
     "SELECT delivery_id FROM pending_deliveries WHERE next_attempt_at <= now()"
     " AND (leased_until IS NULL OR leased_until < now()) ORDER BY next_attempt_at LIMIT $1";
+
+/* Only while the lease is still ours: a row may have got another owner, or another errand. */
+static const char delete_sql[] =
+    "DELETE FROM pending_deliveries p USING unnest($1, $2) AS r (id, lease)"
+    " WHERE p.delivery_id = r.id AND p.leased_until = r.lease RETURNING p.delivery_id";
 /* clang-format on */
 
 /* --- rows that end here --- */
 
 static void deleted(void *ctx, const struct pg_reply *reply)
 {
-    struct retries *r = ctx;
+    struct farewell *f = ctx;
+    struct retries *r = f->r;
     CHECK_MAGIC(r, RETRIES_MAGIC);
-    if (!reply->ok) { /* the row comes back when its lease is over, and is deleted then */
-        log_warn("retries.delete_failed", F_ERR(reply->err));
+    if (!reply->ok) { /* the rows come back when their leases are over, and are deleted then */
+        log_warn("retries.delete_failed", F_INT("deliveries", f->n), F_ERR(reply->err));
     }
+    for (int row = 0; reply->ok && row < PQntuples(reply->results[0]); row++) {
+        const struct uuid id = pgvalue_uuid(reply->results[0], row, 0);
+        r->on.ended(r->on.ctx, &id);
+    }
+    free(f);
 }
 
-static void delete_row(struct retries *r, const struct uuid *id)
+static void delete_rows(struct retries *r)
 {
-    char text[UUID_TEXT + 1];
-    uuid_format(id, text);
-    const struct pg_param param = {.type = 2950, .data = text};
-    const struct pg_stmt stmt = {.sql = "DELETE FROM pending_deliveries WHERE delivery_id = $1",
-                                 .params = &param,
-                                 .n_params = 1};
-    if (pg_submit(r->pg, &stmt, 1, deleted, r)) {
-        r->on.ended(r->on.ctx, id);
+    struct farewell *f = r->farewell;
+    r->farewell = NULL;
+    struct pgarray ids, leases;
+    pgarray_init(&ids, PGARRAY_UUID, 64 + (size_t)RETRIES_BATCH * 20);
+    pgarray_init(&leases, PGARRAY_TIME, 64 + (size_t)RETRIES_BATCH * 12);
+    for (size_t i = 0; i < f->n; i++) {
+        pgarray_add_uuid(&ids, &f->ids[i]);
+        pgarray_add_time(&leases, f->leases_us[i]);
+    }
+    const struct pg_param params[] = {pgarray_param(&ids), pgarray_param(&leases)};
+    const struct pg_stmt stmt = {
+        .sql = delete_sql, .params = params, .n_params = 2, .binary_result = true};
+    if (!pg_submit(r->pg, &stmt, 1, deleted, f)) {
+        free(f);
+    }
+    pgarray_done(&ids);
+    pgarray_done(&leases);
+}
+
+static void delete_row(struct retries *r, const struct uuid *id, int64_t lease_us)
+{
+    if (r->farewell == NULL) {
+        r->farewell = mem_alloc(sizeof(*r->farewell));
+        r->farewell->r = r;
+        r->farewell->n = 0;
+    }
+    struct farewell *f = r->farewell;
+    f->ids[f->n] = *id;
+    f->leases_us[f->n++] = lease_us;
+    if (f->n == RETRIES_BATCH) {
+        delete_rows(r);
     }
 }
 
 /* Its payload was dropped with its partition: nothing can ever be sent. */
-static void no_payload(struct retries *r, const struct uuid *id)
+static void no_payload(struct retries *r, const struct uuid *id, int64_t lease_us)
 {
     log_error("retries.payload_gone", F_UUID("delivery", id));
     r->lost->value++;
-    delete_row(r, id);
+    delete_row(r, id, lease_us);
 }
 
 void retries_cancel(struct retries *r, struct nrw_event *ev)
@@ -119,7 +162,7 @@ void retries_cancel(struct retries *r, struct nrw_event *ev)
              F_INT("attempt", ev->retry.attempt),
              F_STR("why", "the webhook is paused, disabled or deleted"));
     r->cancelled->value++;
-    delete_row(r, &id);
+    delete_row(r, &id, ev->retry.lease_us);
     nrw_event_unref(ev);
 }
 
@@ -196,7 +239,7 @@ static void leased(void *ctx, const struct pg_reply *reply)
         const struct uuid id = pgvalue_uuid(res, row, COL_DELIVERY);
         map_put(&mine, &id, r);
         if (PQgetisnull(res, row, COL_PAYLOAD)) {
-            no_payload(r, &id);
+            no_payload(r, &id, pgvalue_time_us(res, row, COL_LEASE));
         } else {
             hand_over(r, l, res, row);
         }
@@ -265,6 +308,9 @@ static void swept(void *ctx, const struct pg_reply *reply)
 void retries_after_turn(struct retries *r, size_t want, bool sweep)
 {
     CHECK_MAGIC(r, RETRIES_MAGIC);
+    if (r->farewell != NULL) {
+        delete_rows(r);
+    }
     const int64_t now = clock_mono_us();
     if (!sweep || want == 0 || r->sweeping || r->loading > 0 || !pg_is_up(r->pg) ||
         now < r->next_sweep_mono_us) {
@@ -332,6 +378,8 @@ void retries_free(struct retries *r)
     CHECK_MAGIC(r, RETRIES_MAGIC);
     pg_free(r->pg);
     r->pg = NULL;
+    free(r->farewell);
+    r->farewell = NULL;
     r->magic = 0;
     free(r);
 }

@@ -38,12 +38,12 @@ bool retries_up(const struct retries *r);
 void retries_claimed(struct retries *r, const struct uuid *ids, size_t n);
 size_t retries_loading(const struct retries *r); /* ids whose rows are on the way */
 
-/* Once per turn. want: how many more deliveries may be taken; sweep: the schedule is down, look for
- * due rows here. */
+/* Once per turn: deletes the rows that ended in it. want: how many more deliveries may be taken;
+ * sweep: the schedule is down, look for due rows here. */
 void retries_after_turn(struct retries *r, size_t want, bool sweep);
 
-/* The webhook of a loaded event is gone, paused or disabled: its row is deleted, with a log line.
- */
+/* The webhook of a loaded event is gone, paused or disabled: its row is deleted at the end of the
+ * turn, with a log line. */
 void retries_cancel(struct retries *r, struct nrw_event *ev);
 
 /* How long a lease is: the wait in a lane, the longest attempt, and time to write the outcome. */

@@ -380,7 +380,56 @@ static void two_sweeping_workers_share_a_backlog_without_a_double(void **state)
 
 /* --- the end of a row --- */
 
-static void a_cancelled_delivery_is_deleted_and_has_ended(void **state)
+static void cancel(size_t which)
+{
+    struct nrw_event *ev = world.told[0].events[which];
+    world.told[0].events[which] = NULL;
+    retries_cancel(world.workers[0], ev);
+}
+
+static void what_is_cancelled_in_a_turn_is_deleted_together_and_has_ended(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    enum { ROWS = 30, KEPT = 1 };
+    for (unsigned n = 0; n < ROWS; n++) {
+        put_row(n, -1000, 0);
+    }
+    claim(0, 0, ROWS);
+    await_answers();
+    AWAIT_TURNS(pg_outstanding(retries_pg(world.workers[0])) == 0);
+    for (size_t i = KEPT; i < ROWS; i++) {
+        cancel(i);
+    }
+    assert_int_equal(KEPT, world.account.events);
+    assert_int_equal(0, pg_outstanding(retries_pg(world.workers[0])));
+    assert_int_equal(0, world.told[0].ended); /* not before the rows are gone */
+    retries_after_turn(world.workers[0], 0, false);
+    assert_int_equal(1, pg_outstanding(retries_pg(world.workers[0])));
+    AWAIT_TURNS(world.told[0].ended == ROWS - KEPT);
+    assert_int_equal(KEPT, sql("SELECT count(*) FROM pending_deliveries"));
+}
+
+static void more_than_a_batch_can_be_cancelled_in_a_turn(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    enum { ROWS = RETRIES_BATCH + 1 };
+    for (unsigned n = 0; n < ROWS; n++) {
+        put_row(n, -1000, 0);
+    }
+    claim(0, 0, RETRIES_BATCH);
+    claim(0, RETRIES_BATCH, 1);
+    await_answers();
+    for (size_t i = 0; i < ROWS; i++) {
+        cancel(i);
+    }
+    AWAIT_TURNS(world.told[0].ended == ROWS);
+    assert_int_equal(0, sql("SELECT count(*) FROM pending_deliveries"));
+}
+
+/* It has got another owner, or the API has given it another errand. */
+static void a_row_whose_lease_is_not_ours_any_more_is_not_deleted(void **state)
 {
     (void)state;
     pg_server_needed();
@@ -388,15 +437,15 @@ static void a_cancelled_delivery_is_deleted_and_has_ended(void **state)
     put_row(2, -1000, 0);
     claim(0, 1, 2);
     await_answers();
-    struct nrw_event *ev = world.told[0].events[0];
-    const struct uuid id = uuid_of_delivery(&ev->id, &ev->retry.webhook_id);
-    world.told[0].events[0] = NULL;
-    retries_cancel(world.workers[0], ev);
-    assert_int_equal(1, world.account.events);
-    assert_int_equal(1, world.told[0].ended);
-    assert_true(uuid_equal(&id, &world.told[0].ended_ids[0]));
-    AWAIT_TURNS(sql("SELECT count(*) FROM pending_deliveries") == 1);
-    AWAIT_TURNS(pg_outstanding(retries_pg(world.workers[0])) == 0);
+    sql("UPDATE pending_deliveries SET leased_until = leased_until + interval '1 us'"
+        " WHERE event_id::text LIKE '%1'");
+    cancel(0);
+    cancel(1);
+    AWAIT_TURNS(world.told[0].ended > 0);
+    assert_int_equal(1, world.told[0].ended); /* the other one stays in the schedule, too */
+    assert_int_equal(1, sql("SELECT count(*) FROM pending_deliveries"));
+    assert_int_equal(1, sql("SELECT count(*) FROM pending_deliveries WHERE event_id::text LIKE "
+                            "'%1'"));
 }
 
 /* --- faults of ours --- */
@@ -456,7 +505,9 @@ int main(void)
         RETRIES_TEST(a_row_without_its_payload_is_deleted_and_has_ended),
         RETRIES_TEST(the_sweep_finds_what_is_due_when_it_is_told_to),
         RETRIES_TEST(two_sweeping_workers_share_a_backlog_without_a_double),
-        RETRIES_TEST(a_cancelled_delivery_is_deleted_and_has_ended),
+        RETRIES_TEST(what_is_cancelled_in_a_turn_is_deleted_together_and_has_ended),
+        RETRIES_TEST(more_than_a_batch_can_be_cancelled_in_a_turn),
+        RETRIES_TEST(a_row_whose_lease_is_not_ours_any_more_is_not_deleted),
         RETRIES_TEST(what_cannot_be_loaded_is_forgotten_and_stays_due),
         RETRIES_TEST(a_statement_that_fails_leaves_the_rows),
     };
