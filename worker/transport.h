@@ -56,8 +56,8 @@ struct transport_result {
     long status;                  /* 0 when no status line came                               */
     char error[LIMIT_ERROR_TEXT]; /* "" when OK; else one line that helps the customer        */
     int64_t duration_us;          /* from start to end                                        */
-    int64_t retry_after_s;        /* from Retry-After (seconds or HTTP date), -1 when absent  */
-    const char *headers; /* raw header lines of the answer, cut at LIMIT_RESPONSE_HEADERS_KEPT */
+    int64_t retry_after_s; /* from Retry-After (seconds, or a date against Date), -1 when absent */
+    const char *headers;   /* raw header lines of the answer, cut at LIMIT_RESPONSE_HEADERS_KEPT */
     size_t headers_len;
     const char *body; /* first LIMIT_RESPONSE_KEPT bytes                          */
     size_t body_len;

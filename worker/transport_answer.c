@@ -18,49 +18,74 @@ void answer_reset(struct transfer *x)
 {
     x->status = 0;
     x->in_fields = x->headers_end = x->too_large = x->cut = false;
-    x->retry_after_s = -1;
+    x->retry_after_s = x->retry_at_s = x->date_s = -1;
     x->header_bytes = x->headers_len = x->body_bytes = x->body_len = 0;
 }
 
-/* delay-seconds or an HTTP date (RFC 9110 10.2.3); -1 when it is neither. */
-static int64_t parse_retry_after(const char *value)
+/* Seconds since 1970, -1 when it is no HTTP date. */
+static int64_t parse_date(const char *value)
+{
+    const time_t at = curl_getdate(value, NULL);
+    return at >= 0 ? (int64_t)at : -1;
+}
+
+/* delay-seconds or an HTTP date (RFC 9110 10.2.3); neither counts when it is something else. */
+static void parse_retry_after(struct transfer *x, const char *value)
 {
     char *end = NULL;
     if (isdigit((unsigned char)*value)) {
         errno = 0;
         const long long s = strtoll(value, &end, 10);
         if (*end == '\0') {
-            return errno == 0 ? s : INT64_MAX;
+            x->retry_after_s = errno == 0 ? s : INT64_MAX;
+            return;
         }
     }
-    const time_t at = curl_getdate(value, NULL);
-    if (at == -1) {
-        return -1;
-    }
-    const int64_t in_s = (int64_t)at - clock_wall_us() / 1000000;
-    return in_s > 0 ? in_s : 0;
+    x->retry_at_s = parse_date(value);
 }
 
-static void see_retry_after(struct transfer *x, const char *line, size_t len)
+/* False: another field, or an empty or long value. */
+static bool field_value(const char *line, size_t len, const char *name, char out[64])
 {
-    static const char name[] = "retry-after:";
-    char value[64];
-    if (x->retry_after_s >= 0 || len < sizeof(name) ||
-        strncasecmp(line, name, sizeof(name) - 1) != 0) {
-        return;
+    const size_t name_len = strlen(name);
+    if (len <= name_len || strncasecmp(line, name, name_len) != 0) {
+        return false;
     }
-    line += sizeof(name) - 1, len -= sizeof(name) - 1;
+    line += name_len, len -= name_len;
     while (len > 0 && isspace((unsigned char)*line)) {
         line++, len--;
     }
     while (len > 0 && isspace((unsigned char)line[len - 1])) {
         len--;
     }
-    if (len > 0 && len < sizeof(value)) {
-        memcpy(value, line, len);
-        value[len] = '\0';
-        x->retry_after_s = parse_retry_after(value);
+    if (len == 0 || len >= 64) {
+        return false;
     }
+    memcpy(out, line, len);
+    out[len] = '\0';
+    return true;
+}
+
+static void see_field(struct transfer *x, const char *line, size_t len)
+{
+    char value[64];
+    if (x->retry_after_s < 0 && x->retry_at_s < 0 &&
+        field_value(line, len, "retry-after:", value)) {
+        parse_retry_after(x, value);
+    } else if (x->date_s < 0 && field_value(line, len, "date:", value)) {
+        x->date_s = parse_date(value);
+    }
+}
+
+/* A date is meant by the clock that wrote it, which the answer's own Date shows; this machine's may
+ * be wrong. */
+static int64_t retry_after(const struct transfer *x)
+{
+    if (x->retry_at_s < 0) {
+        return x->retry_after_s;
+    }
+    const int64_t now_s = x->date_s >= 0 ? x->date_s : clock_wall_us() / 1000000;
+    return x->retry_at_s > now_s ? x->retry_at_s - now_s : 0;
 }
 
 static size_t keep(char *to, size_t *len, size_t max, const char *data, size_t n)
@@ -80,7 +105,7 @@ static void see_status_line(struct transfer *x, const char *line, size_t len)
     }
     x->status = status;
     x->headers_len = 0; /* of a 1xx before */
-    x->retry_after_s = -1;
+    x->retry_after_s = x->retry_at_s = x->date_s = -1;
     x->in_fields = true;
 }
 
@@ -103,7 +128,7 @@ size_t answer_header(char *line, size_t size, size_t n, void *ctx)
         x->headers_end = x->status >= 200;
         x->in_fields = false;
     } else {
-        see_retry_after(x, line, len);
+        see_field(x, line, len);
         (void)keep(x->headers, &x->headers_len, sizeof(x->headers), line, len);
     }
     return len;
@@ -312,7 +337,7 @@ void answer_judge(struct transfer *x, CURLcode code, struct transport_result *re
           curl_easy_getinfo(x->easy, CURLINFO_NUM_CONNECTS, &connections) == CURLE_OK);
     ret->status = x->status >= 200 ? x->status : 0;
     ret->duration_us = clock_mono_us() - x->started_us;
-    ret->retry_after_s = x->retry_after_s;
+    ret->retry_after_s = retry_after(x);
     ret->headers = x->headers, ret->headers_len = x->headers_len;
     ret->body = x->body, ret->body_len = x->body_len;
     ret->reused = x->sends > 0 && connections == 0;

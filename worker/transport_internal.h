@@ -81,8 +81,9 @@ struct transfer {
     bool in_fields;   /* between a status line and its blank line        */
     bool headers_end; /* of the final answer, not of a 1xx                */
     bool too_large;
-    bool cut; /* we stopped reading the body                      */
-    int64_t retry_after_s;
+    bool cut;                          /* we stopped reading the body                      */
+    int64_t retry_after_s, retry_at_s; /* Retry-After in either form, -1 when absent  */
+    int64_t date_s;                    /* Date                                        */
     size_t header_bytes, headers_len, body_bytes, body_len;
 
     /* buffers last: a reused transfer does not clear them, unused pages stay untouched */

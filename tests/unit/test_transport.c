@@ -220,6 +220,31 @@ static void test_retry_after_is_read_in_both_forms(void **state)
     }
 }
 
+/* Whatever this machine's clock says: the endpoint meant its own. */
+static void test_a_retry_after_date_counts_from_the_answers_own_date(void **state)
+{
+    static const struct {
+        const char *headers;
+        int64_t expected;
+    } rows[] = {
+        {"Date: Wed, 21 Oct 2015 07:28:00 GMT\r\nRetry-After: Wed, 21 Oct 2015 07:29:30 GMT", 90},
+        {"Retry-After: Fri, 31 Dec 2049 23:59:59 GMT\r\ndate:Fri, 31 Dec 2049 23:59:39 GMT", 20},
+        {"Date: Wed, 21 Oct 2015 07:28:00 GMT\r\nRetry-After: Wed, 21 Oct 2015 07:27:59 GMT", 0},
+        {"Date: Wed, 21 Oct 2015 07:28:00 GMT\r\nRetry-After: 7", 7},
+        {"Date: today\r\nRetry-After: Wed, 21 Oct 2015 07:29:30 GMT", 0},
+        {"Retry-After: 7\r\nRetry-After: Fri, 31 Dec 2049 23:59:59 GMT", 7},
+    };
+    struct fixture *f = *state;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+        char reply[256];
+        (void)snprintf(reply, sizeof(reply), "HTTP/1.1 503 X\r\n%s\r\nContent-Length: 0\r\n\r\n",
+                       rows[i].headers);
+        f->server.reply = reply;
+        (void)post(f, &hello);
+        assert_int_equal(f->result.retry_after_s, rows[i].expected);
+    }
+}
+
 static void test_a_denied_address_is_never_connected_to(void **state)
 {
     static const struct {
@@ -405,6 +430,7 @@ int main(void)
         T(test_headers_without_end_are_too_large),
         T(test_headers_of_an_interim_answer_are_forgotten),
         T(test_retry_after_is_read_in_both_forms),
+        T(test_a_retry_after_date_counts_from_the_answers_own_date),
         T(test_a_denied_address_is_never_connected_to),
         T(test_a_kept_connection_is_vetted_before_each_request),
         T(test_libcurl_never_resolves_a_name),
