@@ -11,14 +11,13 @@
 
 #include "check.h"
 #include "clock.h"
+#include "delivery_metrics.h"
 #include "log.h"
 #include "mem.h"
 #include "metrics.h"
 #include "request.h"
 
 #define DELIVERIES_MAGIC 0x44454c53u
-#define OUTCOMES         5
-#define FAULTS           8
 #define STOPPED_US       5000000 /* no loop is so late (watchdog.h: 50 ms is worth a line) */
 
 enum next { NEXT, WAIT, END };
@@ -33,11 +32,7 @@ struct deliveries {
     struct deliveries_handlers on;
     size_t open[2];  /* by class */
     uint64_t jitter; /* state of the jitter generator */
-    struct counter *outcomes[OUTCOMES];
-    struct counter *faults[FAULTS];
-    struct counter *reused;
-    struct histogram *seconds;
-    struct histogram *latency;
+    struct delivery_metrics metrics;
 };
 
 static void run(struct delivery *d);
@@ -61,6 +56,7 @@ static enum next go(struct delivery *d, enum delivery_step step)
 /* Ends the attempt before or instead of an answer. */
 static enum next fail(struct delivery *d, enum transport_fault fault, const char *text)
 {
+    d->ended_in = d->step;
     d->result.fault = fault;
     d->result.status = 0;
     d->result.retry_after_s = -1;
@@ -144,7 +140,7 @@ static enum next step_resolve(struct delivery *d)
         return fail(d, TRANSPORT_DENIED, d->wh->fault_text);
     }
     if (d->wh->fault == WEBHOOK_NO_SECRET) {
-        return fail(d, TRANSPORT_OURS, d->wh->fault_text);
+        return go(d, DELIVERY_SIGN); /* where it fails: no need to look anything up */
     }
     if (d->wh->endpoint.is_address) {
         return vet_and_pick(d, &d->wh->endpoint.address, 1);
@@ -167,6 +163,9 @@ static enum next step_sign(struct delivery *d)
 {
     struct request r;
     struct err err = {0};
+    if (d->wh->fault == WEBHOOK_NO_SECRET) {
+        return fail(d, TRANSPORT_OURS, d->wh->fault_text);
+    }
     if (!request_build(&r, d->ev, d->wh, &d->id, d->attempt, clock_wall_us(), &err)) {
         return fail(d, TRANSPORT_OURS, err.text);
     }
@@ -216,6 +215,7 @@ static void sent(void *ctx, const struct transport_result *result)
     CHECK_MAGIC(d, DELIVERY_MAGIC);
     CHECK(d->step == DELIVERY_SEND);
     d->transfer = NULL;
+    d->ended_in = DELIVERY_SEND;
     d->result.fault = result->fault;
     d->result.status = result->status;
     d->result.retry_after_s = result->retry_after_s;
@@ -274,13 +274,7 @@ static enum next step_judge(struct delivery *d)
     }
     d->outcome =
         outcome_judge(all->cfg, &d->result, d->attempt, d->final_attempt, next_random(all));
-    all->outcomes[d->outcome.kind]->value++;
-    all->faults[d->result.fault]->value++;
-    all->reused->value += d->result.reused;
-    histogram_observe(all->seconds, (double)d->result.duration_us / 1e6);
-    if (d->attempt == 1) {
-        histogram_observe(all->latency, (double)(d->started_mono_us - d->ev->taken_mono_us) / 1e6);
-    }
+    delivery_metrics_attempt(&all->metrics, d);
     log_attempt(d);
     return go(d, DELIVERY_RECORD);
 }
@@ -534,38 +528,6 @@ static double open_deliveries(void *ctx)
     return (double)deliveries_open(ctx);
 }
 
-static void register_metrics(struct deliveries *all)
-{
-    static const char *const outcome_labels[OUTCOMES] = {
-        [OUTCOME_DELIVERED] = "outcome=\"delivered\"", [OUTCOME_RETRY] = "outcome=\"retry\"",
-        [OUTCOME_EXHAUSTED] = "outcome=\"exhausted\"", [OUTCOME_GONE] = "outcome=\"gone\"",
-        [OUTCOME_OURS] = "outcome=\"ours\"",
-    };
-    static const char *const fault_labels[FAULTS] = {
-        [TRANSPORT_OK] = "fault=\"status\"",       [TRANSPORT_TIMEOUT] = "fault=\"timeout\"",
-        [TRANSPORT_CONNECT] = "fault=\"connect\"", [TRANSPORT_TLS] = "fault=\"tls\"",
-        [TRANSPORT_BROKEN] = "fault=\"broken\"",   [TRANSPORT_TOO_LARGE] = "fault=\"too_large\"",
-        [TRANSPORT_DENIED] = "fault=\"denied\"",   [TRANSPORT_OURS] = "fault=\"ours\"",
-    };
-    for (int i = 0; i < OUTCOMES; i++) {
-        all->outcomes[i] =
-            metrics_counter("nrw_attempts_total", outcome_labels[i], "attempts by outcome");
-    }
-    for (int i = 0; i < FAULTS; i++) {
-        all->faults[i] = metrics_counter("nrw_attempt_faults_total", fault_labels[i],
-                                         "attempts by how they ended");
-    }
-    all->reused =
-        metrics_counter("nrw_connections_reused_total", NULL, "attempts over a kept connection");
-    all->seconds = metrics_histogram("nrw_attempt_seconds", NULL,
-                                     "duration of an attempt, look-up to last byte",
-                                     metrics_seconds_bounds, metrics_seconds_bounds_n);
-    all->latency = metrics_histogram("nrw_first_attempt_wait_seconds", NULL,
-                                     "from intake to the start of attempt 1",
-                                     metrics_seconds_bounds, metrics_seconds_bounds_n);
-    metrics_gauge_fn("nrw_deliveries_open", NULL, "deliveries in memory", open_deliveries, all);
-}
-
 struct deliveries *deliveries_new(const struct config *cfg, const struct netguard *guard,
                                   struct resolver *resolver, struct transport *transport,
                                   struct journal *journal,
@@ -580,7 +542,8 @@ struct deliveries *deliveries_new(const struct config *cfg, const struct netguar
     all->journal = journal;
     all->on = *handlers;
     CHECK(RAND_bytes((unsigned char *)&all->jitter, sizeof(all->jitter)) == 1);
-    register_metrics(all);
+    delivery_metrics_register(&all->metrics);
+    metrics_gauge_fn("nrw_deliveries_open", NULL, "deliveries in memory", open_deliveries, all);
     return all;
 }
 

@@ -62,7 +62,8 @@ struct delivery {
     struct sockaddr_storage address;
     int64_t started_mono_us;
     int64_t started_wall_us;
-    struct attempt_result result; /* filled by whichever step ended the attempt */
+    struct attempt_result result; /* filled by whichever step ended the attempt: */
+    enum delivery_step ended_in;  /* RESOLVE, SIGN or SEND                       */
     struct outcome outcome;
     struct journal_entry entry;
 };

@@ -6,6 +6,7 @@
 #include "worker_fixture.h"
 
 #include "mem.h"
+#include "metrics.h"
 #include "request.h"
 
 #define SECOND INT64_C(1000000)
@@ -19,6 +20,7 @@ static struct {
     struct tracker *tracker;
     int64_t offset;
     /* the fakes */
+    bool lookups_fail;
     size_t sent;
     transport_fn *answer;
     void *answer_ctx;
@@ -35,8 +37,10 @@ static struct {
 struct resolver_query *resolver_lookup(struct resolver *r, const char *host, resolver_fn *fn,
                                        void *ctx)
 {
-    (void)r, (void)host, (void)fn, (void)ctx;
-    fail_msg("an address needs no look-up");
+    const struct err err = {.ours = true, .text = "no resolver answers"};
+    (void)r, (void)host;
+    assert_true(world.lookups_fail); /* an address needs no look-up */
+    fn(ctx, NULL, 0, &err);
     return NULL;
 }
 
@@ -283,6 +287,37 @@ static void a_timeout_that_a_stopped_worker_noticed_is_not_the_customers_fault(v
     webhook_unref(wh);
 }
 
+static uint64_t own_faults(const char *labels)
+{
+    return metrics_counter("nrw_own_faults_total", labels, "")->value;
+}
+
+static void a_fault_of_ours_is_counted_at_its_step(void **state)
+{
+    (void)state;
+    static const char *const steps[] = {"step=\"resolve\"", "step=\"sign\"", "step=\"send\""};
+    world.lookups_fail = true;
+    for (size_t i = 0; i < COUNT(steps); i++) {
+        const uint64_t before = own_faults(steps[i]);
+        const uint64_t all = own_faults(steps[0]) + own_faults(steps[1]) + own_faults(steps[2]);
+        struct webhook *wh = make_webhook(false);
+        wh->endpoint.is_address = i == 2;
+        wh->fault = i == 1 ? WEBHOOK_NO_SECRET : WEBHOOK_USABLE;
+        delivery_start(make(wh, 0), wh);
+        if (i == 2) {
+            answer(TRANSPORT_OURS, 0);
+        }
+        assert_int_equal(i == 2, world.sent); /* nothing was sent, or looked up, in vain */
+        assert_null(world.entry->outcome);
+        assert_int_equal(JOURNAL_PENDING_PUT, world.entry->pending);
+        journal_ends(JOURNAL_COMMITTED);
+        assert_int_equal(before + 1, own_faults(steps[i]));
+        assert_int_equal(all + 1,
+                         own_faults(steps[0]) + own_faults(steps[1]) + own_faults(steps[2]));
+        webhook_unref(wh);
+    }
+}
+
 /* --- without an attempt --- */
 
 static void a_spilled_one_is_pending_with_the_same_attempt(void **state)
@@ -400,6 +435,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         DELIVERY_TEST(every_end_is_recorded_and_the_schedule_told_after_the_commit),
         DELIVERY_TEST(a_timeout_that_a_stopped_worker_noticed_is_not_the_customers_fault),
+        DELIVERY_TEST(a_fault_of_ours_is_counted_at_its_step),
         DELIVERY_TEST(a_spilled_one_is_pending_with_the_same_attempt),
         DELIVERY_TEST(a_cancelled_retry_loses_its_row_and_a_new_one_just_settles),
         DELIVERY_TEST(a_dropped_one_writes_nothing),
