@@ -340,6 +340,7 @@ bool lanes_crowded(struct lanes *l, const struct uuid *webhook_id, int64_t *ret_
     if (lane->waiting[DELIVERY_RETRY].n < room_for_retries(l, lane)) {
         return false;
     }
+    l->spilled_crowded->value++;
     *ret_back_in_us = next_moment(lane);
     return true;
 }
@@ -403,10 +404,10 @@ static void register_metrics(struct lanes *l)
 {
     l->cancelled = metrics_counter("nrw_cancelled_total", NULL,
                                    "queued deliveries whose webhook was paused or deleted");
-    l->spilled_wait = metrics_counter("nrw_spills_total", "why=\"wait\"",
-                                      "deliveries written as pending instead of waiting");
-    l->spilled_full = metrics_counter("nrw_spills_total", "why=\"full\"",
-                                      "deliveries written as pending instead of waiting");
+    static const char spills[] = "deliveries written as pending instead of waiting";
+    l->spilled_wait = metrics_counter("nrw_spills_total", "why=\"wait\"", spills);
+    l->spilled_full = metrics_counter("nrw_spills_total", "why=\"full\"", spills);
+    l->spilled_crowded = metrics_counter("nrw_spills_total", "why=\"crowded\"", spills);
     metrics_gauge_fn("nrw_in_flight", NULL, "requests in flight", in_flight, l);
     metrics_gauge_fn("nrw_lanes_waiting", NULL, "deliveries that wait in lanes", waiting, l);
     metrics_gauge_fn("nrw_lanes", NULL, "lanes with work", busy_lanes, l);

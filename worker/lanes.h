@@ -41,7 +41,7 @@ bool lanes_after_turn(struct lanes *l);
 
 bool lanes_full(const struct lanes *l); /* a healthy lane is full: intake waits */
 /* More retries for this webhook would only wait: its lane holds as many as it can send soon.
- * *ret_back_in_us is then when this one should come back. */
+ * *ret_back_in_us is then when this one should come back, and it counts as spilled. */
 bool lanes_crowded(struct lanes *l, const struct uuid *webhook_id, int64_t *ret_back_in_us);
 void lanes_free(struct lanes *l); /* drops (abandons) what waits */
 
