@@ -2,7 +2,7 @@
 
 import statistics
 
-# Scenario, text, figure out of the scenario's dict, unit, target ("" = none): all of issue "the main path".
+# Scenario, text, figure out of the scenario's dict, unit, target ("" = none).
 ROWS = [
     ("drain", "deliveries/s, end to end", lambda f: f["per_s"], "/s", ""),
     ("drain", "the bare libcurl loop beside it (R)", lambda f: f["bare_per_s"], "/s", ""),
@@ -27,6 +27,17 @@ ROWS = [
     ("hosts_tls", "its worker CPU per delivery", lambda f: f["cpu_us"]["worker"], "us", ""),
     ("tls_connect", "worker CPU per new TLS connection", lambda f: f["handshake_us"]["worker"], "us", ""),
     ("tls_connect", "nginx CPU per new TLS connection", lambda f: f["handshake_us"]["nginx"], "us", ""),
+    ("retries", "retries/s from a full backlog", lambda f: f["per_s"], "/s", ""),
+    ("retries", "worker CPU per retry", lambda f: f["cpu_us"]["worker"], "us", ""),
+    ("retries", "PostgreSQL CPU per retry", lambda f: f["cpu_us"]["postgres"], "us", ""),
+    ("retries", "Redis CPU per retry", lambda f: f["cpu_us"]["redis"], "us", ""),
+    ("retries", "claimed in vain, per retry", lambda f: f["given_back"], "", ""),
+    ("dead", "event to healthy receiver, alone, p99", lambda f: f["alone"]["p99_ms"], "ms", ""),
+    ("dead", "beside 99 % dead endpoints, p99", lambda f: f["beside"]["p99_ms"], "ms", ""),
+    ("dead", "ratio of the two", lambda f: f["p99_ratio"], "", "<= 2"),
+    ("dead", "attempts/s at the dead ones", lambda f: f["dead_attempts_per_s"], "/s", ""),
+    ("dead", "worker CPU alone", lambda f: f["alone"]["worker_cores"], "cores", ""),
+    ("dead", "worker CPU beside them", lambda f: f["beside"]["worker_cores"], "cores", ""),
 ]
 
 

@@ -15,15 +15,18 @@ import tempfile
 import time
 import uuid
 
+import redis
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.x509.oid import NameOID
 
+from support import bulk
 from support.paths import BUILD, PRODUCE, clean_environment
 from support.sink import Sink
 from support.stack import Stack, free_ports
+from support.tenant import Webhook
 from support.wait import await_condition
 from support.worker import Worker
 
@@ -151,6 +154,20 @@ class Rig:
             db.execute("analyze webhooks")
         return base
 
+    def webhooks(self) -> list[Webhook]:
+        """What tenants() made."""
+        rows = self.stack.query("select id, tenant_id, url from webhooks order by url")
+        return [Webhook(self.stack, tenant, webhook, url, SECRET.decode()) for webhook, tenant, url in rows]
+
+    def overdue(self, count: int) -> None:
+        """count deliveries that failed before and became due in the same minute, the same number to each webhook; Redis knows nothing of them."""
+        webhooks = self.webhooks()
+        for webhook in webhooks:
+            bulk.overdue(self.stack, webhook, count // len(webhooks), spread_s=60, padding=EVENT_BYTES - 230)
+        self.stack.query("analyze pending_deliveries")
+        with redis.Redis.from_url(self.stack.exports["NRW_REDIS_URL"]) as client:
+            client.flushall()
+
     def topic(self):
         return self.stack.topic(PARTITIONS)
 
@@ -183,11 +200,16 @@ class Rig:
         done = subprocess.run(tied(command), check=True, timeout=TOOL_TIMEOUT_S, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         return json.loads(done.stdout)
 
+    def healthy_sink(self) -> Sink:
+        """A receiver beside the others, whose latencies are its own. The caller closes it."""
+        return Sink(self.folder / f"healthy-{next(self._numbers)}", "--count-only", "--latency", ledger=False)
+
     def actors(self, worker: Worker, **more: subprocess.Popen) -> dict[str, tuple[int, bool]]:
         """Whose CPU time counts: name -> (pid, with its children)."""
         run = self.stack.folder / "run"
         return {"worker": (worker.pid, False), "postgres": (int((run / "postgres.pid").read_text().split()[0]), True),
-                "kafka": (int((run / "kafka.pid").read_text().split()[0]), False), "sink": (self.sink.process.pid, False),
+                "kafka": (int((run / "kafka.pid").read_text().split()[0]), False),
+                "redis": (int((run / "redis.pid").read_text().split()[0]), False), "sink": (self.sink.process.pid, False),
                 **{name: (process.pid, False) for name, process in more.items()}}
 
     @staticmethod

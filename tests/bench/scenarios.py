@@ -10,11 +10,16 @@ import time
 
 from procs import Clock, rss_bytes
 from rig import Rig, address
+from support.attempts import delays
+from support.produce import ProduceTool
+from support.stack import free_ports
 from support.wait import await_condition
 
 POLL_S = 0.2
 MIB = 1024 * 1024
 HOSTS = 5000
+ENDPOINTS, HEALTHY = 500, 5
+DEAD = ("hang", "reset", "status=500", "refuse")
 
 
 @dataclasses.dataclass
@@ -29,9 +34,12 @@ class Size:
     flight: int = 30_000
     hosts: int = 80_000
     handshakes: int = 8_000
+    retries: int = 200_000
+    dead_s: int = 15
 
 
-QUICK = Size(bare=20_000, drain=40_000, latency_s=5, latency_warm=6_000, delay=25_000, flight=15_000, hosts=30_000, handshakes=3_000)
+QUICK = Size(bare=20_000, drain=40_000, latency_s=5, latency_warm=6_000, delay=25_000, flight=15_000, hosts=30_000, handshakes=3_000,
+             retries=60_000, dead_s=5)
 
 
 @contextlib.contextmanager
@@ -49,7 +57,10 @@ def errors_of(worker) -> list:
     return collections.Counter(re.sub(r"[0-9]+", "#", text) for text in texts).most_common(3)
 
 
-def window(rig: Rig, worker, count: int, first: float, last: float, timeout: float, **actors) -> dict:
+DELIVERED = 'nrw_attempts_total{outcome="delivered"}'
+
+
+def window(rig: Rig, worker, count: int, first: float, last: float, timeout: float, done_by="nrw_journal_entries_total", **actors) -> dict:
     """Figures between `first` and `last` (parts of count) settled deliveries. Fails when a delivery did not end well."""
     who = rig.actors(worker, **actors)
     samples = []
@@ -57,7 +68,7 @@ def window(rig: Rig, worker, count: int, first: float, last: float, timeout: flo
     deadline = time.monotonic() + timeout
     while True:
         m = worker.metrics()
-        done = m.get("nrw_journal_entries_total", 0)
+        done = m.get(done_by, 0)
         samples.append((done, Clock(who), m.get("nrw_connections_opened_total", 0)))
         rss = max(rss, rss_bytes(worker.pid))
         flight = max(flight, int(m.get("nrw_in_flight", 0)))
@@ -66,7 +77,7 @@ def window(rig: Rig, worker, count: int, first: float, last: float, timeout: flo
         assert time.monotonic() < deadline, f"{done:.0f} of {count} deliveries after {timeout} s\n{worker.tail(5)}"
         time.sleep(POLL_S)
     bad = {k: v for k, v in m.items() if v > 0 and k.startswith(("nrw_attempts_total", "nrw_attempt_faults", "nrw_dns", "nrw_journal_re"))}
-    assert m['nrw_attempts_total{outcome="delivered"}'] == count == done, f"not all delivered at the first attempt: {bad} {errors_of(worker)}"
+    assert m[DELIVERED] == count == done, f"not all delivered at the first attempt: {bad} {errors_of(worker)}"
     inside = [s for s in samples if first * count <= s[0] <= last * count]
     assert len(inside) >= 2, "too few samples: the run is too short for this machine"
     (done0, clock0, opened0), (done1, clock1, opened1) = inside[0], inside[-1]
@@ -192,5 +203,62 @@ def tls_connect(rig: Rig, size: Size) -> dict:
     return {**new, "handshake_us": {name: new["cpu_us"][name] - kept["cpu_us"][name] for name in ("worker", "nginx")}}
 
 
+def retries(rig: Rig, size: Size) -> dict:
+    """What an outage leaves: second attempts, all of them overdue, to eight webhooks at one receiver. Redis begins empty."""
+    rig.tenants([f"http://127.0.0.1:{rig.port}/retries/{i}" for i in range(8)])
+    rig.overdue(size.retries)
+    rig.settle()
+    topic = rig.topic()
+    with running(rig.worker(topic)) as worker:
+        # What is given back because its endpoint has enough to do is journaled, too.
+        found = window(rig, worker, size.retries // 8 * 8, 0.1, 0.97, 180, DELIVERED)
+        found["given_back"] = worker.metric("nrw_spills_total") / size.retries
+    topic.delete()
+    return found
+
+
+def dead_urls(rig: Rig):
+    """Each on a host of its own."""
+    closed, = free_ports(1)
+    for i in range(ENDPOINTS - HEALTHY):
+        kind = DEAD[i % len(DEAD)]
+        yield f"http://{address(i)}:{closed}/dead" if kind == "refuse" else f"http://{address(i)}:{rig.port}/dead?{kind}"
+
+
+def dead(rig: Rig, size: Size) -> dict:
+    """Five healthy endpoints with 500 events a second together, alone and beside 495 that hang, reset, refuse or answer 500 and get 200 events
+    a second together, with all their attempts."""
+    healthy = rig.healthy_sink()
+    topic = rig.topic()
+    root = rig.tenants([*(healthy.url(f"/healthy-{i}") for i in range(HEALTHY)), *dead_urls(rig)])
+
+    def measure(seconds: int) -> dict:
+        healthy.reset_counters()
+        before, made = Clock(rig.actors(worker)), worker.metric("nrw_attempts_total")
+        ProduceTool(topic, root, count=500 * seconds, rate=500, tenants=HEALTHY).wait()
+        used, made = Clock(rig.actors(worker)).since(before), worker.metric("nrw_attempts_total") - made
+        await_condition(lambda: healthy.stats()["requests"] >= 500 * seconds, 30, "all received")
+        latency_us = healthy.stats()["latency_us"]
+        return {"p50_ms": latency_us["p50"] / 1000, "p99_ms": latency_us["p99"] / 1000, "attempts_per_s": made / used["seconds"],
+                "worker_cores": used["cpu_s"]["worker"] / used["seconds"], "other_cores": used["other_cores"]}
+
+    try:
+        with running(rig.worker(topic, retry_delays=delays(1), send_timeout="2s", connect_timeout="2s")) as worker:
+            worker.ready()
+            measure(2)  # connections, tenants, and a broker that has just started
+            alone = measure(size.dead_s)
+            sick = ProduceTool(topic, root, count=1_000_000, rate=200, tenants=ENDPOINTS)
+            await_condition(lambda: worker.metric("nrw_retries_loaded_total") >= 1000, 60, "the dead ones have retries, too")
+            beside = measure(size.dead_s)
+            sick.stop()
+            rss = rss_bytes(worker.pid)
+    finally:
+        healthy.close()
+    topic.delete()
+    return {"alone": alone, "beside": beside, "p99_ratio": beside["p99_ms"] / alone["p99_ms"], "rss_mib": rss / MIB,
+            "dead_attempts_per_s": beside["attempts_per_s"] - alone["attempts_per_s"],
+            "other_cores": max(alone["other_cores"], beside["other_cores"])}
+
+
 # latency late: the broker has warmed up
-ALL = {fn.__name__: fn for fn in (drain, delay, flight, hosts_many, hosts_one, hosts_tls, tls_connect, latency)}
+ALL = {fn.__name__: fn for fn in (drain, delay, flight, hosts_many, hosts_one, hosts_tls, tls_connect, retries, dead, latency)}

@@ -54,8 +54,10 @@ def webhooks(stack, rows, secret: str = DEFAULT_SECRET, **columns) -> list[Webho
     return found
 
 
-def overdue(stack, webhook: Webhook, n: int, attempt: int = 2, overdue_s: float = 60) -> list[str]:
-    """n events of which the delivery to this webhook failed before and is due since then; their ids. Rows of attempts are not written."""
+def overdue(stack, webhook: Webhook, n: int, attempt: int = 2, overdue_s: float = 60, spread_s: float = 0,
+            padding: int = 0) -> list[str]:
+    """n events, each some 230 bytes and the padding, of which the delivery to this webhook failed before and is due since then, or became due
+    one after the other in the spread before; their ids. Rows of attempts are not written."""
     now = dt.datetime.now(dt.timezone.utc)
     ids = []
     with stack.connect() as connection, connection.transaction():
@@ -64,14 +66,14 @@ def overdue(stack, webhook: Webhook, n: int, attempt: int = 2, overdue_s: float 
             for _ in range(n):
                 event_id = uuid.uuid4()
                 body = {"id": str(event_id), "event": "alert.created", "timestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-                        "tenant_id": str(webhook.tenant_id), "data": {"title": "New open port detected", "severity": "high"}}
+                        "tenant_id": str(webhook.tenant_id), "data": {"title": "New open port detected" + " " * padding, "severity": "high"}}
                 copy.write_row((event_id, now, webhook.tenant_id, "alert.created", json.dumps(body).encode()))
                 ids.append(event_id)
         with connection.cursor().copy("copy pending_deliveries (delivery_id, received_at, event_id, webhook_id, tenant_id, event_type, next_attempt, "
                                       "next_attempt_at, reason) from stdin (format binary)") as copy:
             copy.set_types(["uuid", "timestamptz", "uuid", "uuid", "uuid", "text", "int2", "timestamptz", "text"])
             due = now - dt.timedelta(seconds=overdue_s)
-            for event_id in ids:
-                copy.write_row((webhook.delivery_id(event_id), now, event_id, webhook.id, webhook.tenant_id, "alert.created", attempt, due,
-                                "retry"))
+            for i, event_id in enumerate(ids):
+                copy.write_row((webhook.delivery_id(event_id), now, event_id, webhook.id, webhook.tenant_id, "alert.created", attempt,
+                                due - dt.timedelta(seconds=spread_s * i / n), "retry"))
     return [str(event_id) for event_id in ids]
