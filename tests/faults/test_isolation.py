@@ -14,15 +14,18 @@ import redis
 from support import attempts, bulk
 from support.attempts import await_no_pending, delays
 from support.dns import HANG, SERVFAIL, DnsServer
+from support.priority import raise_priority
 from support.produce import SPREAD, ProduceTool, produce_many
 from support.sink import Sink
 from support.stack import free_ports
 from support.wait import PATIENCE, await_condition
 
-TRIES = 3  # latencies are measured on a machine that may be busy with something else
+# Latencies are measured on a machine that may be busy with something else, which only ever adds to them: the best of some windows is what the
+# worker does by itself, with strangers and without.
+WINDOWS, WINDOWS_MORE = 3, 6
 FACTOR = 2
-FLOOR_US = 20_000
-ROWS = int(os.environ.get("FAULT_ROWS", "20000"))
+GRAIN_US = 5_000  # below it a factor means nothing: a scheduler's turn
+ROWS = int(os.environ.get("FAULT_ROWS", "200000"))
 
 
 @pytest.fixture(autouse=True)
@@ -30,15 +33,6 @@ def nothing_left_behind(stack):
     """Workers of a test take whatever is due, also what an earlier test that failed has left."""
     stack.query("delete from pending_deliveries")
     stack.query("update notifications set state = 'dropped' where state = 'pending'")
-
-
-def raise_priority(*pids):
-    """Latencies here are about what the worker does, not about who else has the processor. Only root may."""
-    for pid in pids:
-        try:
-            os.setpriority(os.PRIO_PROCESS, pid, -15)
-        except PermissionError:
-            return
 
 
 @pytest.fixture
@@ -54,6 +48,20 @@ def latency(sink):
     found = sink.stats()["latency_us"]
     sink.reset_counters()
     return found
+
+
+def best_of(load, bound=None):
+    """(lowest p99, all windows): WINDOWS of them, or up to WINDOWS_MORE until one is within the bound."""
+    found = []
+    while len(found) < (WINDOWS if bound is None else WINDOWS_MORE):
+        found.append(load())
+        if bound is not None and found[-1]["p99"] <= bound:
+            break
+    return min(one["p99"] for one in found), found
+
+
+def allowed(alone_us):
+    return max(FACTOR * alone_us, alone_us + GRAIN_US)
 
 
 def shown(found):
@@ -99,8 +107,7 @@ def process_numbers(pid):
 
 @pytest.mark.slow
 def test_overdue_rows_of_an_outage(stack, topic, tenant, sink, quick, start_worker, tmp_path):
-    """FAULT_ROWS=200000 for the whole figure. Claims never exceed what may be sent, no lane is above its cap, new events flow, all are
-    served."""
+    """Claims never exceed what may be sent, no lane is above its cap, new events keep their share, all are served."""
     requests_max, share = 2000, 30
     capped = Sink(tmp_path / "capped", ledger=False)
     failing = Sink(tmp_path / "failing", ledger=False)
@@ -124,7 +131,7 @@ def test_overdue_rows_of_an_outage(stack, topic, tenant, sink, quick, start_work
         worker = start_worker(requests_max=requests_max, retry_share=share, lane_concurrency=cap, lane_concurrency_start=cap,
                               retry_delays=delays(1))
         raise_priority(worker.pid)
-        allowed = requests_max * share // 100
+        most = requests_max * share // 100
         connection = stack.connect()
 
         def sample():
@@ -135,19 +142,21 @@ def test_overdue_rows_of_an_outage(stack, topic, tenant, sink, quick, start_work
         began = time.monotonic()
         watch = Watch(sample)
         acked = ProduceTool(topic, tenant.id, *SPREAD, count=1500, rate=150).wait()
+        await_condition(lambda: quick.stats()["requests"] >= len(acked), 30, "all new events have arrived")
         new = latency(quick)
         served = stack.query("select count(*) from attempts where webhook_id = any(%s)", [webhook.id for webhook in many])[0][0]
         print(f"new events meanwhile: {shown(new)}; {served} retries served by then")
         await_no_pending(stack, [*many, slow, bad], 60 + ROWS / 500)
         took = time.monotonic() - began
         highest = watch.stop()
-        print(f"all served in {took:.1f} s: {total / took:.0f} retries/s; at most {allowed} allowed; highest {highest}")
+        print(f"all served in {took:.1f} s: {total / took:.0f} retries/s; at most {most} claimed at once; highest {highest}")
         topic.await_settled(worker.group)
         assert len(acked) == 1500 == new["n"]
+        assert served < total, "the backlog was over before the new events were: the test would prove nothing"
         assert new["p99"] <= 1_000_000 * PATIENCE, "new events had to wait for the backlog"
-        assert highest["leased"] <= allowed
+        assert highest["leased"] <= most
         # An id leaves the set one command after its row: those of one turn of the loop may still be there.
-        assert highest["claimed"] <= 2 * allowed
+        assert highest["claimed"] <= 2 * most
         assert highest["slow"] <= cap and highest["bad"] <= 1 and capped.stats()["max_delayed"] <= cap and failing.stats()["max_delayed"] <= 1
         requests = attempts.by_delivery(sink)
         wanted = {str(webhook.delivery_id(event)) for webhook in many for event in events[webhook.id]}
@@ -225,19 +234,15 @@ def test_dead_endpoints_cost_the_healthy_ones_nothing(stack, topic, tenant, quic
                 "pending": metrics["nrw_pending_deliveries"], **process_numbers(worker.pid)}
 
     load(1)  # whatever happens only once
-    alone = [load(5) for _ in range(2)]
-    print("\nwithout the dead ones: " + "; ".join(map(shown, alone)))
+    alone_us, windows = best_of(lambda: load(4))
+    print("\nwithout the dead ones: " + "; ".join(map(shown, windows)))
     before = {whose: len(ids) for whose, ids in produced.items()}
     notified = worker.metric("nrw_notifications_total")
     stack.query("update webhooks set active = true where id = any(%s)", [webhook.id for webhook in sick])
     await_condition(lambda: worker.metric("nrw_notifications_total") >= notified + len(sick), 20, "the worker knows of all dead ones")
     watch = Watch(sample)
-    best = min(found["p99"] for found in alone)
-    bound = max(FACTOR * best, FLOOR_US + best)
-    together = [load(5)]
-    while together[-1]["p99"] > bound and len(together) < TRIES:
-        together.append(load(5))
-    print(f"with {len(sick)} dead ones:    " + "; ".join(map(shown, together)))
+    together_us, windows = best_of(lambda: load(8), allowed(alone_us))
+    print(f"with {len(sick)} dead ones:    " + "; ".join(map(shown, windows)))
     highest = watch.stop()
     metrics = worker.metrics()
     print(f"highest meanwhile: {highest}; longest turn of the loop {1000 * metrics['nrw_loop_turn_max_seconds']:.0f} ms, "
@@ -250,7 +255,7 @@ def test_dead_endpoints_cost_the_healthy_ones_nothing(stack, topic, tenant, quic
     print(f"deliveries to dead endpoints, by attempts made: {[(kind, n, deliveries) for n, kind, deliveries in rows]}, "
           f"{worker.metric('nrw_spills_total'):.0f} spilled")
     assert {n for n, _, _ in rows} == {attempts.ATTEMPTS} and len(rows) == len(SICK), "not all have had their five attempts, and no more"
-    assert together[-1]["p99"] <= bound, f"p99 {[found['p99'] for found in together]} µs, allowed {bound}"
+    assert together_us <= allowed(alone_us), f"p99 {together_us} µs with the dead ones, {alone_us} µs without"
     assert highest["unsettled_s"] <= UNSETTLED_S, "a dead endpoint held a partition's offset"
     assert highest["fds"] <= 1500 and (highest["rss_mib"] <= 128 or PATIENCE > 1)
     # Every event after they were switched on had all its deliveries.
@@ -288,18 +293,15 @@ def test_one_loud_tenant(stack, topic, tenant, quick, start_worker, tmp_path):
             await_condition(lambda: quick.stats()["requests"] >= quiet_rate * seconds, 30, "all have arrived")
             return latency(quick)
 
-        alone = load(7)
-        bound = max(FACTOR * alone["p99"], FLOOR_US + alone["p99"])
+        alone_us, alone = best_of(lambda: load(5))
         noise = ProduceTool(topic, loud.id, *SPREAD, count=1_000_000, rate=loud_rate)
         await_condition(lambda: stranger.stats()["requests"] >= loud_rate, 20, "it is loud")
-        beside = [load(7)]
-        while beside[-1]["p99"] > bound and len(beside) < TRIES:
-            beside.append(load(7))
+        beside_us, beside = best_of(lambda: load(8), allowed(alone_us))
         acked = noise.stop()
-        print(f"\nalone: {shown(alone)}\nbeside {loud_rate} events/s of another tenant: " + "; ".join(map(shown, beside)))
+        print(f"\nalone: {'; '.join(map(shown, alone))}\nbeside {loud_rate} events/s of another tenant: " + "; ".join(map(shown, beside)))
         topic.await_settled(worker.group)
         await_condition(lambda: stranger.stats()["requests"] == 2 * len(acked), 30, "the loud tenant has got all of its own")
-        assert beside[-1]["p99"] <= bound
+        assert beside_us <= allowed(alone_us)
     finally:
         stranger.close()
 
@@ -346,8 +348,8 @@ NO_ROUTE = "255.255.255.255"
 OWN = {"retry_delays": delays(1), "own_fault_delay": "300ms"}
 
 
-def ours(worker):
-    return worker.metrics()['nrw_attempts_total{outcome="ours"}']
+def own_faults(worker, step):
+    return worker.metrics()[f'nrw_own_faults_total{{step="{step}"}}']
 
 
 @pytest.mark.parametrize("kind", ["mute", "broken", "absent"])
@@ -371,7 +373,7 @@ def test_own_faults_are_never_attempts_resolver(stack, topic, tenant, sink, dns,
             again.append(DnsServer(right))
 
     try:
-        fail_then_recover(stack, topic, tenant, sink, named, worker, resolver_down, resolver_up, lambda: ours(worker) >= 40)
+        fail_then_recover(stack, topic, tenant, sink, named, worker, resolver_down, resolver_up, lambda: own_faults(worker, "resolve") >= 40)
     finally:
         for server in again:
             server.close()
@@ -405,7 +407,7 @@ def test_own_faults_are_never_attempts_no_route(stack, topic, tenant, sink, dns,
     def no_route():
         dns.answers.update(dict.fromkeys(right, [NO_ROUTE]))
 
-    fail_then_recover(stack, topic, tenant, sink, named, worker, no_route, lambda: dns.answers.update(right), lambda: ours(worker) >= 40)
+    fail_then_recover(stack, topic, tenant, sink, named, worker, no_route, lambda: dns.answers.update(right), lambda: own_faults(worker, "send") >= 40)
 
 
 @pytest.mark.slow

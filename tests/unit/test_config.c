@@ -121,6 +121,20 @@ static void test_each_program_requires_only_what_it_uses(void **state)
     }
 }
 
+/* A row that Redis forgot counts as that when it is overdue for half of this time, and is looked
+ * for every time +10 %. */
+static void test_no_retry_can_be_a_minute_late(void **state)
+{
+    (void)state;
+    struct loaded l;
+    LOAD(&l, REQUIRED);
+    assert_true(l.ok && l.cfg.retry_reconcile * 16 / 10 < 60000);
+    unload(&l);
+    LOAD(&l, REQUIRED, "NRW_RETRY_RECONCILE=36s");
+    assert_false(l.ok);
+    unload(&l);
+}
+
 static void test_good_values_are_taken_exactly(void **state)
 {
     (void)state;
@@ -356,6 +370,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults_are_used_where_nothing_is_given),
         cmocka_unit_test(test_each_program_requires_only_what_it_uses),
+        cmocka_unit_test(test_no_retry_can_be_a_minute_late),
         cmocka_unit_test(test_good_values_are_taken_exactly),
         cmocka_unit_test(test_bad_values_are_told_with_what_would_be_right),
         cmocka_unit_test(test_all_problems_come_at_once),
