@@ -11,6 +11,7 @@
 
 #include "check.h"
 #include "clock.h"
+#include "delivery_entry.h"
 #include "delivery_metrics.h"
 #include "log.h"
 #include "mem.h"
@@ -272,14 +273,23 @@ static enum next step_judge(struct delivery *d)
     if (d->result.fault == TRANSPORT_OK) {
         explain_status(&d->result);
     }
-    d->outcome =
-        outcome_judge(all->cfg, &d->result, d->attempt, d->final_attempt, next_random(all));
+    d->outcome = nrw_event_is_test(d->ev) ? outcome_of_test(all->cfg, &d->result, next_random(all))
+                                          : outcome_judge(all->cfg, &d->result, d->attempt,
+                                                          d->final_attempt, next_random(all));
     delivery_metrics_attempt(&all->metrics, d);
     log_attempt(d);
     return go(d, DELIVERY_RECORD);
 }
 
 /* --- RECORD and FINISH --- */
+
+static void recorded(struct journal_entry *e, enum journal_end end);
+
+static void record(struct delivery *d)
+{
+    d->entry.done = recorded;
+    journal_add(d->all->journal, &d->entry);
+}
 
 /* Its row is durable: the index of deadlines may follow. */
 static void tell_schedule(const struct delivery *d)
@@ -313,71 +323,11 @@ static void recorded(struct journal_entry *e, enum journal_end end)
     run(d);
 }
 
-/* The pending row after an attempt that ended like this, or that was not made at all. */
-static void set_pending(struct delivery *d)
-{
-    const bool retry = d->class == DELIVERY_RETRY;
-    struct journal_entry *e = &d->entry;
-    switch (d->outcome.kind) {
-    case OUTCOME_RETRY:
-    case OUTCOME_OURS:
-        e->pending = retry ? JOURNAL_PENDING_MOVE : JOURNAL_PENDING_PUT;
-        e->pending_delay_us = d->outcome.delay_us;
-        e->pending_reason = d->outcome.kind == OUTCOME_RETRY ? "retry" : "spill";
-        e->pending_attempt = d->outcome.kind == OUTCOME_RETRY ? d->attempt + 1 : d->attempt;
-        return;
-    case OUTCOME_DELIVERED:
-    case OUTCOME_EXHAUSTED:
-    case OUTCOME_GONE:
-        e->pending = retry ? JOURNAL_PENDING_DELETE : JOURNAL_PENDING_KEEP;
-        return;
-    }
-}
-
-static enum journal_standing standing_of(const struct delivery *d)
-{
-    switch (d->outcome.kind) {
-    case OUTCOME_EXHAUSTED:
-        return JOURNAL_STANDING_EXHAUSTED;
-    case OUTCOME_GONE:
-        return JOURNAL_STANDING_GONE;
-    case OUTCOME_DELIVERED:
-        return d->wh->failing ? JOURNAL_STANDING_RECOVERED : JOURNAL_STANDING_KEEP;
-    case OUTCOME_RETRY:
-    case OUTCOME_OURS:
-        return JOURNAL_STANDING_KEEP;
-    }
-    return JOURNAL_STANDING_KEEP;
-}
-
-static struct journal_entry blank_entry(const struct delivery *d)
-{
-    return (struct journal_entry){.done = recorded,
-                                  .ev = d->ev,
-                                  .delivery_id = d->id,
-                                  .webhook_id = d->wh->id,
-                                  .attempt = d->attempt,
-                                  .lease_us = d->ev->is_retry ? d->ev->retry.lease_us : 0};
-}
-
 static enum next step_record(struct delivery *d)
 {
-    const struct attempt_result *r = &d->result;
-    struct journal_entry *e = &d->entry;
-    *e = blank_entry(d);
-    e->outcome = outcome_row(d->outcome.kind);
-    e->started_at_us = d->started_wall_us;
-    e->response_time_us = r->duration_us;
-    e->status_code = r->status;
-    e->error = r->error;
-    e->headers = r->kept;
-    e->headers_len = r->headers_len;
-    e->body = r->kept != NULL ? r->kept + r->headers_len : NULL;
-    e->body_len = r->body_len;
-    e->standing = standing_of(d);
-    set_pending(d);
+    delivery_entry_attempt(d);
     leave_lane(d); /* while the row is written */
-    journal_add(d->all->journal, e);
+    record(d);
     return WAIT;
 }
 
@@ -471,13 +421,6 @@ void delivery_drop(struct delivery *d, bool settled)
     release(d);
 }
 
-/* Without an attempt: straight to the journal. */
-static void record_unsent(struct delivery *d)
-{
-    set_step(d, DELIVERY_RECORD);
-    journal_add(d->all->journal, &d->entry);
-}
-
 void delivery_spill(struct delivery *d, int64_t delay_us)
 {
     CHECK_MAGIC(d, DELIVERY_MAGIC);
@@ -487,22 +430,22 @@ void delivery_spill(struct delivery *d, int64_t delay_us)
         return;
     }
     d->outcome = (struct outcome){.kind = OUTCOME_OURS, .delay_us = delay_us};
-    d->entry = blank_entry(d);
-    set_pending(d);
-    record_unsent(d);
+    delivery_entry_spilled(d);
+    set_step(d, DELIVERY_RECORD); /* straight to the journal */
+    record(d);
 }
 
 void delivery_cancel(struct delivery *d)
 {
     CHECK_MAGIC(d, DELIVERY_MAGIC);
-    if (d->class == DELIVERY_NEW) {
-        delivery_drop(d, true);
+    CHECK(d->step == DELIVERY_QUEUED);
+    if (d->class == DELIVERY_NEW && d->ev->row_committed) {
+        delivery_drop(d, true); /* its event is there to be replayed */
         return;
     }
-    CHECK(d->step == DELIVERY_QUEUED);
-    d->entry = blank_entry(d);
-    d->entry.pending = JOURNAL_PENDING_DELETE;
-    record_unsent(d);
+    delivery_entry_cancelled(d);
+    set_step(d, DELIVERY_RECORD);
+    record(d);
 }
 
 void delivery_parked(struct delivery *d)

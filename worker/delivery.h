@@ -51,7 +51,7 @@ struct delivery {
     struct webhook *wh;   /* one reference; until it starts: the version that matched */
     struct uuid id;
     unsigned final_attempt;
-    unsigned attempt;               /* 1 … LIMIT_ATTEMPTS */
+    unsigned attempt;               /* 1 … final_attempt */
     struct delivery *next;          /* link of the one queue that it waits in           */
     TAILQ_ENTRY(delivery) age_link; /* the lanes': all that wait, oldest first          */
     int64_t queued_mono_us;
@@ -95,7 +95,8 @@ void delivery_start(struct delivery *d, struct webhook *newest);
 /* Ends a queued one without an attempt: settled (somebody delivered it before) or abandoned (the
  * next owner of its offset, or of its lease, will see to it). */
 void delivery_drop(struct delivery *d, bool settled);
-/* Ends a queued one because its webhook is gone: settled, its pending row is deleted. */
+/* Ends a queued one because its webhook is gone or inactive: its pending row is deleted; of a new
+ * one the event's row is written, so that it can be replayed. Settled once that is durable. */
 void delivery_cancel(struct delivery *d);
 /* Writes a queued one as pending, due in delay_us, instead of letting it wait: not an attempt. */
 void delivery_spill(struct delivery *d, int64_t delay_us);

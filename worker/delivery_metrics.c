@@ -2,9 +2,12 @@
 #include "delivery_metrics.h"
 
 static const char *const outcome_labels[DELIVERY_OUTCOMES] = {
-    [OUTCOME_DELIVERED] = "outcome=\"delivered\"", [OUTCOME_RETRY] = "outcome=\"retry\"",
-    [OUTCOME_EXHAUSTED] = "outcome=\"exhausted\"", [OUTCOME_GONE] = "outcome=\"gone\"",
+    [OUTCOME_DELIVERED] = "outcome=\"delivered\"",
+    [OUTCOME_RETRY] = "outcome=\"retry\"",
+    [OUTCOME_EXHAUSTED] = "outcome=\"exhausted\"",
+    [OUTCOME_GONE] = "outcome=\"gone\"",
     [OUTCOME_OURS] = "outcome=\"ours\"",
+    [OUTCOME_TEST_FAILED] = "outcome=\"test_failed\"",
 };
 static const char *const fault_labels[DELIVERY_FAULTS] = {
     [TRANSPORT_OK] = "fault=\"status\"",       [TRANSPORT_TIMEOUT] = "fault=\"timeout\"",

@@ -5,7 +5,7 @@
 #include "delivery.h"
 #include "metrics.h"
 
-#define DELIVERY_OUTCOMES 5 /* enum outcome_kind    */
+#define DELIVERY_OUTCOMES 6 /* enum outcome_kind    */
 #define DELIVERY_FAULTS   8 /* enum transport_fault */
 
 struct delivery_metrics {

@@ -10,6 +10,26 @@
 #include "event_types.h"
 #include "mem.h"
 
+static const char *const reason_names[] = {
+    [EVENT_RETRY] = "retry",   [EVENT_SPILL] = "spill", [EVENT_REDELIVER] = "redeliver",
+    [EVENT_REPLAY] = "replay", [EVENT_TEST] = "test",
+};
+
+const char *event_reason_name(enum event_reason reason)
+{
+    return reason_names[reason];
+}
+
+enum event_reason event_reason_of(const char *name)
+{
+    for (int r = EVENT_RETRY; r <= EVENT_TEST; r++) {
+        if (strcmp(reason_names[r], name) == 0) {
+            return (enum event_reason)r;
+        }
+    }
+    return EVENT_RETRY;
+}
+
 struct nrw_event *nrw_event_new(struct event_account *account, const char *type, size_t type_len,
                                 const void *payload, size_t payload_len)
 {
@@ -73,6 +93,11 @@ void nrw_event_set_retry(struct nrw_event *ev, const struct event_retry *retry)
     ev->is_retry = true;
     ev->retry = *retry;
     ev->account->retries++;
+}
+
+bool nrw_event_is_test(const struct nrw_event *ev)
+{
+    return ev->is_retry && ev->retry.reason == EVENT_TEST;
 }
 
 void nrw_event_abandon(struct nrw_event *ev)

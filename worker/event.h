@@ -24,10 +24,15 @@ struct event_account {
     size_t payload_bytes;
 };
 
+/* Why a delivery has a pending row, as pending_deliveries.reason says. The last three are what
+ * somebody asked for. */
+enum event_reason { EVENT_RETRY, EVENT_SPILL, EVENT_REDELIVER, EVENT_REPLAY, EVENT_TEST };
+
 /* What a retried delivery brings from its pending row; in the event, because exactly one delivery
  * comes of it. */
 struct event_retry {
     struct uuid webhook_id;
+    enum event_reason reason;
     unsigned attempt;
     unsigned final_attempt;
     int64_t lease_until_mono_us; /* nothing may start after this: somebody else may have it */
@@ -66,6 +71,11 @@ struct nrw_event *nrw_event_new(struct event_account *account, const char *type,
                                 const void *payload, size_t payload_len);
 struct nrw_event *nrw_event_ref(struct nrw_event *ev);
 void nrw_event_unref(struct nrw_event *ev);
+/* The column's word; a word that is none of ours (a newer schema) counts as a plain retry. */
+const char *event_reason_name(enum event_reason reason);
+enum event_reason event_reason_of(const char *name);
+/* One delivery that somebody wants to watch: made once, and it does not change the webhook. */
+bool nrw_event_is_test(const struct nrw_event *ev);
 /* Makes it the event of one due delivery; before anybody else sees it. */
 void nrw_event_set_retry(struct nrw_event *ev, const struct event_retry *retry);
 /* The event will not settle in this process: its slot stays open and the next owner gets it again.

@@ -21,7 +21,8 @@ struct journal;
 struct journal_entry;
 
 /* What becomes of the pending row. MOVE and DELETE touch it only while it still stands at
- * `attempt`: an owner that was overtaken changes nothing (R26). */
+ * `attempt`: an owner that was overtaken changes nothing (R26). A MOVE keeps the row's final
+ * attempt and its replay job. */
 enum journal_pending {
     JOURNAL_PENDING_KEEP,
     JOURNAL_PENDING_PUT,    /* a first attempt failed or was spilled           */
@@ -66,7 +67,7 @@ struct journal_entry {
 
     /* pending_deliveries row */
     enum journal_pending pending;
-    const char *pending_reason; /* PUT, MOVE: "retry" or "spill"                                */
+    const char *pending_reason; /* PUT, MOVE: pending_deliveries.reason                         */
     unsigned pending_attempt;   /* PUT, MOVE: the number of the next attempt                    */
     int64_t pending_delay_us;   /* PUT, MOVE: due so long after the commit, by PostgreSQL's clock */
     /* MOVE, DELETE: only while the row has this leased_until; 0: whatever it has */

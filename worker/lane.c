@@ -89,11 +89,17 @@ bool lane_host_has_room(const struct lanes *l, const struct lane *lane)
     return lane->host->in_flight < (size_t)l->cfg->host_concurrency;
 }
 
-/* A failing webhook gets one request at a time; near the worker's own limit everybody does. */
+/* A failing webhook gets one request at a time … */
+size_t lane_own_cap(const struct lane *lane)
+{
+    return lane->wh->failing ? 1 : lane->limit.limit;
+}
+
+/* … and near the worker's own limit everybody does. */
 size_t lane_cap(const struct lanes *l, const struct lane *lane)
 {
     const bool near_the_end = lanes_requests(l) >= (size_t)RESERVE(l->cfg->requests_max);
-    return lane->wh->failing || near_the_end ? 1 : lane->limit.limit;
+    return near_the_end ? 1 : lane_own_cap(lane);
 }
 
 void lane_free(struct lanes *l, struct lane *lane)

@@ -89,6 +89,7 @@ size_t lanes_requests(const struct lanes *l);
 size_t lane_waiting(const struct lane *lane);
 bool lane_full(const struct lanes *l, const struct lane *lane);
 bool lane_host_has_room(const struct lanes *l, const struct lane *lane);
+size_t lane_own_cap(const struct lane *lane);                    /* what its endpoint can take */
 size_t lane_cap(const struct lanes *l, const struct lane *lane); /* requests in flight, now */
 struct lane *lane_get(struct lanes *l,
                       struct webhook *wh); /* makes it, or takes it from the idle ones */

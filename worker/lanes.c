@@ -44,14 +44,19 @@ static struct delivery *pop(struct lanes *l, struct lane *lane, int c)
     return d;
 }
 
+/* d is in no FIFO. It may end at once, and take an emptied lane with it. */
+static void launch(struct lanes *l, struct lane *lane, struct delivery *d)
+{
+    lane->in_flight++;
+    lane->host->in_flight++;
+    l->in_flight[d->class]++;
+    delivery_start(d, lane->wh);
+}
+
 static void start(struct lanes *l, struct lane *lane, int c)
 {
     const struct uuid id = lane->wh->id;
-    struct delivery *d = pop(l, lane, c);
-    lane->in_flight++;
-    lane->host->in_flight++;
-    l->in_flight[c]++;
-    delivery_start(d, lane->wh); /* may end at once, and take an emptied lane with it */
+    launch(l, lane, pop(l, lane, c));
     lane = map_get(&l->by_webhook, &id);
     if (lane != NULL) {
         lane_take_turn(l, lane);
@@ -129,6 +134,12 @@ void lanes_add(struct lanes *l, struct delivery *d)
 {
     CHECK_MAGIC(l, LANES_MAGIC);
     struct lane *lane = lane_get(l, d->wh);
+    if (lane->wh->inactive) { /* since it was matched */
+        l->cancelled->value++;
+        delivery_cancel(d);
+        lane_rest(l, lane);
+        return;
+    }
     const bool was_full = lane_full(l, lane);
     if (lane_waiting(lane) == 0 && lane->in_flight == 0) {
         lane->busy_mono_us = clock_mono_us();
@@ -150,6 +161,22 @@ void lanes_add(struct lanes *l, struct delivery *d)
     d->queued_mono_us = clock_mono_us();
     TAILQ_INSERT_TAIL(&l->ages, d, age_link);
     lane_take_turn(l, lane);
+}
+
+bool lanes_start_now(struct lanes *l, struct delivery *d)
+{
+    CHECK_MAGIC(l, LANES_MAGIC);
+    struct lane *lane = lane_get(l, d->wh);
+    if (lane->in_flight > lane_own_cap(lane) || !lane_host_has_room(l, lane) ||
+        lanes_requests(l) >= (size_t)l->cfg->requests_max) {
+        lane_rest(l, lane);
+        return false;
+    }
+    if (lane_waiting(lane) == 0 && lane->in_flight == 0) {
+        lane->busy_mono_us = clock_mono_us();
+    }
+    launch(l, lane, d);
+    return true;
 }
 
 static void learn(struct lane *lane, const struct delivery *d)
@@ -242,6 +269,8 @@ void lanes_changed(struct lanes *l, const struct uuid *webhook_id, struct webhoo
     }
     if (wh != NULL) {
         lane_set_webhook(l, lane, wh);
+    }
+    if (wh != NULL && !wh->inactive) {
         return;
     }
     const size_t n = drop_waiting(l, lane, DROP_CANCEL, NULL);
@@ -321,7 +350,7 @@ bool lanes_full(const struct lanes *l)
  * delivery may wait. */
 static size_t room_for_retries(const struct lanes *l, const struct lane *lane)
 {
-    const size_t cap = lane->wh->failing ? 1 : lane->limit.limit;
+    const size_t cap = lane_own_cap(lane);
     if (lane->ends < ENDS_TO_KNOW) {
         return 2 * cap;
     }

@@ -26,9 +26,13 @@ struct lanes;
 struct lanes *lanes_new(struct event_base *base, const struct config *cfg);
 /* Takes d until it is started, spilled or dropped; it may be spilled before this returns. */
 void lanes_add(struct lanes *l, struct delivery *d);
+/* A test is watched by somebody: it does not queue, whatever waits. It takes one place beyond the
+ * lane's cap, if its host and the worker have room. False: they have not; d is the caller's. */
+bool lanes_start_now(struct lanes *l, struct delivery *d) MUST_CHECK;
 /* The request of d is over; its lane has room again, and learns from how it went. */
 void lanes_left(struct lanes *l, const struct delivery *d);
-/* A newer version of the webhook, or NULL: it is gone and what waits for it is cancelled (P4). */
+/* A newer version of the webhook, or NULL: it is gone. What waits for one that is gone or inactive
+ * is cancelled (P4). */
 void lanes_changed(struct lanes *l, const struct uuid *webhook_id, struct webhook *wh);
 /* Drops (abandons) what has not started and belongs to t; NULL: all that came from Kafka. */
 void lanes_abandon(struct lanes *l, const struct tracker *t);

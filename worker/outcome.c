@@ -7,8 +7,9 @@
 #define HOUR_US INT64_C(3600000000)
 
 static const char *const kind_names[] = {
-    [OUTCOME_DELIVERED] = "delivered", [OUTCOME_RETRY] = "retry", [OUTCOME_EXHAUSTED] = "exhausted",
-    [OUTCOME_GONE] = "gone",           [OUTCOME_OURS] = "ours",
+    [OUTCOME_DELIVERED] = "delivered", [OUTCOME_RETRY] = "retry",
+    [OUTCOME_EXHAUSTED] = "exhausted", [OUTCOME_GONE] = "gone",
+    [OUTCOME_OURS] = "ours",           [OUTCOME_TEST_FAILED] = "test_failed",
 };
 static const char *const row_names[] = {
     [OUTCOME_DELIVERED] = "delivered",
@@ -16,6 +17,7 @@ static const char *const row_names[] = {
     [OUTCOME_EXHAUSTED] = "exhausted",
     [OUTCOME_GONE] = "gone",
     [OUTCOME_OURS] = NULL,
+    [OUTCOME_TEST_FAILED] = "test_failed",
 };
 static const char *const fault_names[] = {
     [TRANSPORT_OK] = "status",       [TRANSPORT_TIMEOUT] = "timeout",
@@ -72,19 +74,28 @@ static int64_t delay_us(const struct attempt_result *r, int64_t scheduled)
     return asked > scheduled ? asked : scheduled;
 }
 
+static int64_t jittered(int64_t delay, uint32_t random)
+{
+    return delay + (int64_t)((double)delay * 0.1 * ((double)random / (double)UINT32_MAX));
+}
+
 struct outcome outcome_judge(const struct config *cfg, const struct attempt_result *result,
                              unsigned attempt, unsigned final, uint32_t random)
 {
     CHECK(attempt >= 1 && attempt <= final);
     struct outcome o = {.kind = kind_of(result, attempt, final)};
-    int64_t delay = 0;
     if (o.kind == OUTCOME_RETRY) {
-        delay = delay_us(result, scheduled_us(cfg, final - attempt));
+        o.delay_us = jittered(delay_us(result, scheduled_us(cfg, final - attempt)), random);
     } else if (o.kind == OUTCOME_OURS) {
-        delay = cfg->own_fault_delay * 1000;
-    } else {
-        return o;
+        o.delay_us = jittered(cfg->own_fault_delay * 1000, random);
     }
-    o.delay_us = delay + (int64_t)((double)delay * 0.1 * ((double)random / (double)UINT32_MAX));
     return o;
+}
+
+struct outcome outcome_of_test(const struct config *cfg, const struct attempt_result *result,
+                               uint32_t random)
+{
+    const struct outcome o = outcome_judge(cfg, result, 1, 1, random);
+    const bool final = o.kind != OUTCOME_DELIVERED && o.kind != OUTCOME_OURS;
+    return final ? (struct outcome){.kind = OUTCOME_TEST_FAILED} : o;
 }

@@ -12,11 +12,12 @@
 #include "transport.h"
 
 enum outcome_kind {
-    OUTCOME_DELIVERED, /* 2xx                                                       */
-    OUTCOME_RETRY,     /* failed, the next attempt has a time                       */
-    OUTCOME_EXHAUSTED, /* failed, and it was the last one                           */
-    OUTCOME_GONE,      /* 410: the endpoint wants nothing any more                  */
-    OUTCOME_OURS,      /* our fault: not an attempt; the same number is due again   */
+    OUTCOME_DELIVERED,   /* 2xx                                                       */
+    OUTCOME_RETRY,       /* failed, the next attempt has a time                       */
+    OUTCOME_EXHAUSTED,   /* failed, and it was the last one                           */
+    OUTCOME_GONE,        /* 410: the endpoint wants nothing any more                  */
+    OUTCOME_OURS,        /* our fault: not an attempt; the same number is due again   */
+    OUTCOME_TEST_FAILED, /* a test that was not answered by 2xx; none follows */
 };
 
 struct outcome {
@@ -43,6 +44,10 @@ struct attempt_result {
  * picks the jitter of 0 … +10 % (never earlier than promised, R27). */
 struct outcome outcome_judge(const struct config *cfg, const struct attempt_result *result,
                              unsigned attempt, unsigned final, uint32_t random);
+
+/* A test has one attempt and means nothing for the webhook: DELIVERED, TEST_FAILED or OURS. */
+struct outcome outcome_of_test(const struct config *cfg, const struct attempt_result *result,
+                               uint32_t random);
 
 const char *outcome_name(enum outcome_kind kind); /* for logs and metrics                        */
 const char *outcome_row(enum outcome_kind kind);  /* attempts.outcome; NULL for OURS: no such row */

@@ -66,16 +66,18 @@ enum {
     COL_FINAL,
     COL_PAYLOAD,
     COL_TRACE,
-    COL_LEASE
+    COL_LEASE,
+    COL_REASON
 };
 
 /* clang-format off */
 static const char lease_sql[] =
     "WITH leased AS (UPDATE pending_deliveries SET leased_until = now() + $2 * interval '1 millisecond', updated_at = now()"
     " WHERE delivery_id = ANY($1) AND next_attempt_at <= now() AND (leased_until IS NULL OR leased_until < now())"
-    " RETURNING delivery_id, received_at, event_id, webhook_id, tenant_id, event_type, next_attempt, final_attempt, leased_until)"
+    " RETURNING delivery_id, received_at, event_id, webhook_id, tenant_id, event_type, next_attempt, final_attempt, leased_until,"
+    " reason)"
     " SELECT l.delivery_id, l.received_at, l.event_id, l.webhook_id, l.tenant_id, l.event_type, l.next_attempt::bigint,"
-    " l.final_attempt::bigint, e.payload, e.traceparent, l.leased_until"
+    " l.final_attempt::bigint, e.payload, e.traceparent, l.leased_until, l.reason"
     " FROM leased l LEFT JOIN events e ON e.received_at = l.received_at AND e.id = l.event_id";
 
 /* The others: not due yet by PostgreSQL's clock, or leased to somebody else. */
@@ -183,6 +185,7 @@ static void hand_over(struct retries *r, const struct load *l, const PGresult *r
     ev->row_committed = true;
     const struct event_retry retry = {
         .webhook_id = pgvalue_uuid(res, row, COL_WEBHOOK),
+        .reason = event_reason_of(PQgetvalue(res, row, COL_REASON)),
         .attempt = (unsigned)pgvalue_int8(res, row, COL_ATTEMPT),
         .final_attempt = (unsigned)pgvalue_int8(res, row, COL_FINAL),
         /* an attempt that starts at the last moment still ends, and is written, within the lease */

@@ -30,9 +30,10 @@ enum tenant_state {
 struct tenant {
     struct uuid id;
     enum tenant_state state;
-    bool dirty;    /* changed while the query was out: the answer may be old  */
-    bool has_rows; /* the answer that is being read has rows of it          */
-    bool stale;    /* may have changed while nobody listened: load before use */
+    bool dirty;            /* changed while the query was out: the answer may be old  */
+    bool has_rows;         /* the answer that is being read has rows of it          */
+    bool stale;            /* may have changed while nobody listened: load before use */
+    int64_t asked_mono_us; /* when the load of this list was sent */
     struct webhook **webhooks;
     size_t n;
     struct nrw_event *waiting; /* events until the load is done, oldest first */
@@ -57,7 +58,7 @@ struct subscriptions {
     bool load_out;
     struct webhook **wanting; /* scratch of deliver() */
     size_t wanting_cap;
-    struct counter *loads, *notifications, *lost_notifications;
+    struct counter *loads, *notifications, *lost_notifications, *kept;
 };
 
 /* --- tenants --- */
@@ -145,42 +146,86 @@ static void invalidate(struct subscriptions *s, struct tenant *t)
     }
 }
 
-/* A retry goes to its own webhook whatever that subscribes to by now. */
-static bool wanted_by(const struct nrw_event *ev, const struct webhook *wh)
+static void wait_for_load(struct tenant *t, struct nrw_event *ev)
 {
-    return ev->is_retry ? uuid_equal(&ev->retry.webhook_id, &wh->id)
-                        : (wh->mask & ev->type_bit) != 0;
+    ev->next = NULL;
+    *t->waiting_tail = ev;
+    t->waiting_tail = &ev->next;
 }
 
-static void deliver(struct subscriptions *s, const struct tenant *t, struct nrw_event *ev)
+static struct webhook *find(struct webhook *const *list, size_t n, const struct uuid *id)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (uuid_equal(&list[i]->id, id)) {
+            return list[i];
+        }
+    }
+    return NULL;
+}
+
+/* A retry goes to its own webhook whatever that subscribes to by now, a test whatever its standing.
+ */
+static struct webhook *retry_target(const struct tenant *t, const struct nrw_event *ev)
+{
+    struct webhook *wh = find(t->webhooks, t->n, &ev->retry.webhook_id);
+    return wh != NULL && wh->inactive && ev->retry.reason != EVENT_TEST ? NULL : wh;
+}
+
+/* True: not with this list. */
+static bool needs_newer_list(const struct tenant *t, const struct nrw_event *ev)
+{
+    return ev->is_retry && t->asked_mono_us <= ev->taken_mono_us &&
+           (ev->retry.reason == EVENT_TEST || retry_target(t, ev) == NULL);
+}
+
+static void deliver_new(struct subscriptions *s, const struct tenant *t, struct nrw_event *ev)
 {
     if (t->n > s->wanting_cap) {
         s->wanting = mem_grow(s->wanting, t->n, sizeof(struct webhook *));
         s->wanting_cap = t->n;
     }
+    struct webhook *inactive = NULL;
     size_t n = 0;
     for (size_t i = 0; i < t->n; i++) {
-        if (wanted_by(ev, t->webhooks[i])) {
+        if ((t->webhooks[i]->mask & ev->type_bit) == 0) {
+            continue;
+        }
+        if (t->webhooks[i]->inactive) {
+            inactive = t->webhooks[i];
+        } else {
             s->wanting[n++] = t->webhooks[i];
         }
     }
-    s->on.matched(s->on.ctx, ev, s->wanting, n);
+    if (n == 0 && inactive != NULL) {
+        s->kept->value++;
+        s->on.kept(s->on.ctx, ev, inactive);
+    } else { /* an active one's outcome brings the event's row with it */
+        s->on.matched(s->on.ctx, ev, s->wanting, n);
+    }
+}
+
+static void deliver(struct subscriptions *s, const struct tenant *t, struct nrw_event *ev)
+{
+    if (ev->is_retry) {
+        struct webhook *wh = retry_target(t, ev);
+        s->on.matched(s->on.ctx, ev, &wh, wh != NULL ? 1 : 0);
+    } else {
+        deliver_new(s, t, ev);
+    }
 }
 
 void subscriptions_match(struct subscriptions *s, struct nrw_event *ev)
 {
     CHECK_MAGIC(s, SUBSCRIPTIONS_MAGIC);
     struct tenant *t = tenant_of(s, &ev->tenant_id);
-    if (t->state == TENANT_READY && t->stale) {
+    if (t->state == TENANT_READY && (t->stale || needs_newer_list(t, ev))) {
         want(s, t);
     }
     if (t->state == TENANT_READY) {
         deliver(s, t, ev);
-        return;
+    } else {
+        wait_for_load(t, ev);
     }
-    ev->next = NULL;
-    *t->waiting_tail = ev;
-    t->waiting_tail = &ev->next;
 }
 
 static void abandon_waiting(struct tenant *t, const struct tracker *tracker)
@@ -223,15 +268,16 @@ enum {
     COL_PREVIOUS,
     COL_PREVIOUS_UNTIL,
     COL_EVENTS,
-    COL_FAILING
+    COL_FAILING,
+    COL_INACTIVE
 };
 
 static const char load_sql[] =
     "SELECT id, tenant_id, version, url, secret,"
     " CASE WHEN previous_secret_until > now() THEN previous_secret END, previous_secret_until,"
-    " array_to_string(events, ' '), status = 'failing'"
-    " FROM webhooks WHERE tenant_id = ANY($1) AND deleted_at IS NULL AND active AND status <> "
-    "'disabled'"
+    " array_to_string(events, ' '), status = 'failing',"
+    " NOT active OR status = 'disabled'"
+    " FROM webhooks WHERE tenant_id = ANY($1) AND deleted_at IS NULL"
     " ORDER BY tenant_id, id";
 
 static struct webhook *webhook_of_row(const struct subscriptions *s, const PGresult *r, int row)
@@ -247,6 +293,7 @@ static struct webhook *webhook_of_row(const struct subscriptions *s, const PGres
         .events = PQgetvalue(r, row, COL_EVENTS),
         .events_len = (size_t)PQgetlength(r, row, COL_EVENTS),
         .failing = pgvalue_bool(r, row, COL_FAILING),
+        .inactive = pgvalue_bool(r, row, COL_INACTIVE),
     };
     if (!PQgetisnull(r, row, COL_PREVIOUS)) {
         w.previous_secret = PQgetvalue(r, row, COL_PREVIOUS);
@@ -254,16 +301,6 @@ static struct webhook *webhook_of_row(const struct subscriptions *s, const PGres
         w.previous_until_us = pgvalue_time_us(r, row, COL_PREVIOUS_UNTIL);
     }
     return webhook_new(&w, s->cfg->allow_http, s->guard, s->keys);
-}
-
-static struct webhook *find(struct webhook *const *list, size_t n, const struct uuid *id)
-{
-    for (size_t i = 0; i < n; i++) {
-        if (uuid_equal(&list[i]->id, id)) {
-            return list[i];
-        }
-    }
-    return NULL;
 }
 
 /* Gives the tenant its new list and tells about every webhook that changed or went. */
@@ -297,8 +334,15 @@ static void finish_tenant(struct subscriptions *s, struct tenant *t)
     while (ev != NULL) {
         struct nrw_event *next = ev->next;
         ev->next = NULL;
-        deliver(s, t, ev);
+        if (needs_newer_list(t, ev)) { /* it came while the query was out */
+            wait_for_load(t, ev);
+        } else {
+            deliver(s, t, ev);
+        }
         ev = next;
+    }
+    if (t->waiting != NULL) {
+        want(s, t);
     }
 }
 
@@ -370,6 +414,7 @@ void subscriptions_after_turn(struct subscriptions *s)
         t->next_wanted = NULL;
         t->state = TENANT_LOADING;
         t->stale = false; /* also when it was wanted before anybody listened */
+        t->asked_mono_us = clock_mono_us();
         l->tenants[l->n++] = t;
         pgarray_add_uuid(&ids, &t->id);
     }
@@ -413,8 +458,7 @@ static void on_notify(void *ctx, const char *channel, const char *payload)
 /* What changed in the last minutes, whether or not somebody told us. The window outlasts the
  * longest transaction that an API call may take; a version that is already in memory costs nothing.
  */
-static const char poll_sql[] = "SELECT tenant_id, id, version, (deleted_at IS NULL AND active AND "
-                               "status <> 'disabled') FROM webhooks"
+static const char poll_sql[] = "SELECT tenant_id, id, version, deleted_at IS NULL FROM webhooks"
                                " WHERE updated_at > now() - interval '10 minutes'";
 
 static void polled(void *ctx, const struct pg_reply *reply)
@@ -434,8 +478,9 @@ static void polled(void *ctx, const struct pg_reply *reply)
             continue;
         }
         const struct webhook *have = find(t->webhooks, t->n, &id);
-        const bool live = pgvalue_bool(r, row, 3);
-        if (live != (have != NULL) || (have != NULL && have->version != pgvalue_int8(r, row, 2))) {
+        const bool exists = pgvalue_bool(r, row, 3);
+        if (exists != (have != NULL) ||
+            (have != NULL && have->version != pgvalue_int8(r, row, 2))) {
             s->lost_notifications->value++;
             invalidate(s, t);
         }
@@ -508,6 +553,8 @@ struct subscriptions *subscriptions_new(struct event_base *base, const struct co
         metrics_counter("nrw_notifications_total", NULL, "webhook changes told by PostgreSQL");
     s->lost_notifications = metrics_counter("nrw_notifications_missed_total", NULL,
                                             "webhook changes that only the version poll found");
+    s->kept = metrics_counter("nrw_events_kept_total", NULL,
+                              "events that only paused or disabled webhooks want, kept for replay");
     metrics_gauge_fn("nrw_tenants_cached", NULL, "tenants in memory", tenants_cached, s);
     const struct pg_handlers pg_on = {.up = on_up, .down = on_down, .notify = on_notify, .ctx = s};
     s->pg = pg_new(base, cfg->database_url, "nrw-worker-subscriptions", STALL_MS, &pg_on);

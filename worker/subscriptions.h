@@ -1,9 +1,11 @@
-/* Who wants an event: each tenant's webhooks, from memory.
+/* Who wants an event: each tenant's webhooks, from memory, the paused and disabled ones included.
  * A tenant is loaded on its first event and kept (least recently used goes first above
  * NRW_TENANTS_MAX). Changes arrive by NOTIFY; LISTEN comes before anything is loaded, a lost
  * connection makes everything stale, and every NRW_SUBSCRIPTIONS_POLL what changed lately is
  * compared, so a lost notification costs at most that long (R39). A stale tenant is loaded again
- * before its next event goes on. */
+ * before its next event goes on. What somebody has just asked for must not meet an older list than
+ * he saw: a test waits for a list that was asked for after its row was read, and so does a retry
+ * before it is taken for unwanted. */
 #ifndef NRW_SUBSCRIPTIONS_H
 #define NRW_SUBSCRIPTIONS_H
 
@@ -21,11 +23,16 @@
 struct subscriptions;
 
 struct subscriptions_handlers {
-    /* The webhooks that want ev; the array is borrowed until return, n may be 0. Takes the
-     * reference on ev that subscriptions_match() was given. */
+    /* The active webhooks that want ev, or the one of any standing that a test is for; the array is
+     * borrowed until return, n may be 0. Takes the reference on ev that subscriptions_match() was
+     * given. */
     void (*matched)(void *ctx, struct nrw_event *ev, struct webhook *const *webhooks, size_t n);
-    /* wh replaces every older version of it; wh == NULL: webhook `id` is gone, paused or disabled.
-     */
+    /* Instead: only inactive webhooks want this new event, wh is one of them. Nothing is sent, but
+     * its row must become durable before it settles: paused time can be replayed (P4). Takes the
+     * reference. */
+    void (*kept)(void *ctx, struct nrw_event *ev, struct webhook *wh);
+    /* wh replaces every older version of it (and may be inactive now); NULL: webhook `id` was
+     * deleted. */
     void (*changed)(void *ctx, const struct uuid *id, struct webhook *wh);
     void *ctx;
 };

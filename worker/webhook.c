@@ -63,6 +63,7 @@ struct webhook *webhook_new(const struct webhook_row *row, bool allow_http,
     wh->tenant_id = row->tenant_id;
     wh->version = row->version;
     wh->failing = row->failing;
+    wh->inactive = row->inactive;
     wh->mask = mask_of(row->events, row->events_len);
 
     struct err err = {0};

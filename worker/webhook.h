@@ -31,6 +31,7 @@ struct webhook {
     int64_t version;
     uint32_t mask; /* of event_types.h */
     bool failing;
+    bool inactive; /* paused or disabled: nothing is sent but tests */
     enum webhook_fault fault;
     char fault_text[240];
     struct endpoint endpoint; /* set unless WEBHOOK_BAD_URL    */
@@ -54,6 +55,7 @@ struct webhook_row {
     const char *events; /* patterns separated by blanks */
     size_t events_len;
     bool failing;
+    bool inactive;
 };
 
 /* Always returns a webhook with one reference; what is wrong with the row is in `fault`. */

@@ -40,6 +40,7 @@
 #define DNS_CACHE_NAMES 10000
 #define STORES_FDS      256 /* beside requests and kept connections */
 #define MAIL_POLL_MS    5000
+#define TEST_AGAIN_US   500000 /* when a test finds no room */
 
 struct worker {
     const struct config *cfg;
@@ -119,6 +120,13 @@ static void on_ended(void *ctx, const struct uuid *id)
     schedule_done(w->schedule, id);
 }
 
+static void start_test(struct worker *w, struct delivery *d)
+{
+    if (!lanes_start_now(w->lanes, d)) {
+        delivery_spill(d, TEST_AGAIN_US);
+    }
+}
+
 /* subscriptions -> lanes, for a retry; takes the reference */
 static void retry_matched(struct worker *w, struct nrw_event *ev, struct webhook *wh)
 {
@@ -128,7 +136,11 @@ static void retry_matched(struct worker *w, struct nrw_event *ev, struct webhook
     }
     struct delivery *d = delivery_new(w->deliveries, ev, wh);
     int64_t back_in_us = 0;
-    if (w->stopping || lanes_crowded(w->lanes, &wh->id, &back_in_us)) {
+    if (w->stopping) {
+        delivery_spill(d, 0);
+    } else if (nrw_event_is_test(ev)) {
+        start_test(w, d);
+    } else if (lanes_crowded(w->lanes, &wh->id, &back_in_us)) {
         delivery_spill(d, back_in_us); /* it would only wait: back to the schedule */
     } else {
         lanes_add(w->lanes, d);
@@ -153,6 +165,14 @@ static void on_matched(void *ctx, struct nrw_event *ev, struct webhook *const *w
             lanes_add(w->lanes, d);
         }
     }
+    nrw_event_unref(ev);
+}
+
+/* subscriptions -> journal: not for sending, but for a replay */
+static void on_kept(void *ctx, struct nrw_event *ev, struct webhook *wh)
+{
+    struct worker *w = ctx;
+    delivery_cancel(delivery_new(w->deliveries, ev, wh));
     nrw_event_unref(ev);
 }
 
@@ -432,7 +452,7 @@ static bool open_rooms(struct worker *w, struct err *err)
         deliveries_new(w->cfg, w->guard, w->resolver, w->transport, w->journal, &on_delivery);
     w->lanes = lanes_new(w->base, w->cfg);
     const struct subscriptions_handlers on_subscription = {
-        .matched = on_matched, .changed = on_changed, .ctx = w};
+        .matched = on_matched, .kept = on_kept, .changed = on_changed, .ctx = w};
     w->subscriptions = subscriptions_new(w->base, w->cfg, w->guard, w->keys, &on_subscription);
     const struct suspects_handlers on_suspect = {
         .cleared = on_cleared, .known = on_known, .ctx = w};

@@ -143,20 +143,27 @@ static struct webhook *make_webhook(bool failing)
     return wh;
 }
 
-/* A queued one; attempt 0: new, else a retry. */
-static struct delivery *make(struct webhook *wh, unsigned attempt)
+/* A queued one; attempt 0: new, else a retry for this reason. */
+static struct delivery *make_for(struct webhook *wh, unsigned attempt, unsigned final,
+                                 enum event_reason reason)
 {
     struct nrw_event *ev =
         event_make(&account, attempt == 0 ? world.tracker : NULL, world.offset++, 1 + attempt);
     ev->is_retry = attempt > 0;
     ev->retry = (struct event_retry){.webhook_id = wh->id,
+                                     .reason = reason,
                                      .attempt = attempt,
-                                     .final_attempt = LIMIT_ATTEMPTS,
+                                     .final_attempt = final,
                                      .lease_until_mono_us = clock_mono_us() + 60 * SECOND,
                                      .lease_us = 4711};
     struct delivery *d = delivery_new(world.all, ev, wh);
     nrw_event_unref(ev);
     return d;
+}
+
+static struct delivery *make(struct webhook *wh, unsigned attempt)
+{
+    return make_for(wh, attempt, LIMIT_ATTEMPTS, EVENT_RETRY);
 }
 
 static void answer(enum transport_fault fault, long status)
@@ -318,6 +325,92 @@ static void a_fault_of_ours_is_counted_at_its_step(void **state)
     }
 }
 
+/* --- what somebody asked for --- */
+
+static const struct {
+    enum transport_fault fault;
+    long status;
+    const char *outcome;
+    enum journal_pending pending;
+    enum journal_standing standing; /* of a failing webhook */
+} tests_of[] = {
+    {TRANSPORT_OK, 200, "delivered", DELETE, JOURNAL_STANDING_RECOVERED},
+    {TRANSPORT_OK, 500, "test_failed", DELETE, JOURNAL_STANDING_KEEP},
+    {TRANSPORT_OK, 503, "test_failed", DELETE, JOURNAL_STANDING_KEEP},
+    {TRANSPORT_OK, 410, "test_failed", DELETE, JOURNAL_STANDING_KEEP},
+    {TRANSPORT_TIMEOUT, 0, "test_failed", DELETE, JOURNAL_STANDING_KEEP},
+    {TRANSPORT_DENIED, 0, "test_failed", DELETE, JOURNAL_STANDING_KEEP},
+    {TRANSPORT_OURS, 0, NULL, MOVE, JOURNAL_STANDING_KEEP},
+};
+
+static void a_test_is_one_attempt_and_changes_no_webhook_but_a_failing_one_to_active(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < COUNT(tests_of); i++) {
+        for (int failing = 0; failing < 2; failing++) {
+            struct webhook *wh = make_webhook(failing);
+            delivery_start(make_for(wh, 1, 1, EVENT_TEST), wh);
+            answer(tests_of[i].fault, tests_of[i].status);
+            const struct journal_entry *e = world.entry;
+            assert_string_equal(tests_of[i].outcome != NULL ? tests_of[i].outcome : "",
+                                e->outcome != NULL ? e->outcome : "");
+            assert_int_equal(tests_of[i].pending, e->pending);
+            assert_int_equal(failing ? tests_of[i].standing : JOURNAL_STANDING_KEEP, e->standing);
+            if (e->pending == JOURNAL_PENDING_MOVE) {
+                assert_int_equal(1, e->pending_attempt);
+                assert_string_equal("test", e->pending_reason);
+            }
+            journal_ends(JOURNAL_COMMITTED);
+            webhook_unref(wh);
+        }
+    }
+}
+
+static void a_redelivered_one_has_attempts_six_to_ten(void **state)
+{
+    (void)state;
+    static const int64_t delays_s[] = {30, 120, 600, 3600};
+    struct webhook *wh = make_webhook(true);
+    for (unsigned attempt = 6; attempt <= 10; attempt++) {
+        delivery_start(make_for(wh, attempt, 10, attempt == 6 ? EVENT_REDELIVER : EVENT_RETRY), wh);
+        answer(TRANSPORT_OK, 500);
+        const struct journal_entry *e = world.entry;
+        assert_int_equal(attempt, e->attempt);
+        assert_string_equal(attempt < 10 ? "failed" : "exhausted", e->outcome);
+        assert_int_equal(attempt < 10 ? JOURNAL_PENDING_MOVE : JOURNAL_PENDING_DELETE, e->pending);
+        assert_int_equal(attempt < 10 ? JOURNAL_STANDING_KEEP : JOURNAL_STANDING_EXHAUSTED,
+                         e->standing);
+        if (attempt < 10) {
+            assert_int_equal(attempt + 1, e->pending_attempt);
+            assert_string_equal("retry", e->pending_reason);
+            assert_in_range(e->pending_delay_us, delays_s[attempt - 6] * SECOND,
+                            delays_s[attempt - 6] * SECOND * 11 / 10);
+        }
+        journal_ends(JOURNAL_COMMITTED);
+    }
+    webhook_unref(wh);
+}
+
+static void what_was_asked_for_keeps_its_reason_until_it_was_tried(void **state)
+{
+    (void)state;
+    static const char *const kept[] = {[EVENT_RETRY] = "spill",
+                                       [EVENT_SPILL] = "spill",
+                                       [EVENT_REDELIVER] = "redeliver",
+                                       [EVENT_REPLAY] = "replay",
+                                       [EVENT_TEST] = "test"};
+    struct webhook *wh = make_webhook(false);
+    for (int reason = EVENT_RETRY; reason <= EVENT_TEST; reason++) {
+        const unsigned final = reason == EVENT_TEST ? 1 : 5;
+        delivery_spill(make_for(wh, 1, final, (enum event_reason)reason), SECOND);
+        assert_string_equal(kept[reason], world.entry->pending_reason);
+        assert_int_equal(reason, event_reason_of(event_reason_name((enum event_reason)reason)));
+        journal_ends(JOURNAL_COMMITTED);
+    }
+    assert_int_equal(EVENT_RETRY, event_reason_of("of a later version"));
+    webhook_unref(wh);
+}
+
 /* --- without an attempt --- */
 
 static void a_spilled_one_is_pending_with_the_same_attempt(void **state)
@@ -343,14 +436,10 @@ static void a_spilled_one_is_pending_with_the_same_attempt(void **state)
     webhook_unref(wh);
 }
 
-static void a_cancelled_retry_loses_its_row_and_a_new_one_just_settles(void **state)
+static void a_cancelled_retry_loses_its_row(void **state)
 {
     (void)state;
     struct webhook *wh = make_webhook(false);
-    delivery_cancel(make(wh, 0));
-    assert_null(world.entry);
-    int64_t offset = 0;
-    assert_true(tracker_take_offset(world.tracker, &offset));
     delivery_cancel(make(wh, 3));
     assert_null(world.entry->outcome);
     assert_int_equal(JOURNAL_PENDING_DELETE, world.entry->pending);
@@ -359,6 +448,34 @@ static void a_cancelled_retry_loses_its_row_and_a_new_one_just_settles(void **st
     journal_ends(JOURNAL_COMMITTED);
     assert_int_equal(1, world.ended);
     assert_int_equal(0, world.left + world.sent + world.due);
+    webhook_unref(wh);
+}
+
+/* What a pause cancels can be replayed. */
+static void a_cancelled_new_one_settles_when_its_event_is_durable(void **state)
+{
+    (void)state;
+    struct webhook *wh = make_webhook(false);
+    int64_t offset = 0;
+    delivery_cancel(make(wh, 0));
+    assert_false(tracker_take_offset(world.tracker, &offset));
+    assert_null(world.entry->outcome);
+    assert_int_equal(JOURNAL_PENDING_KEEP, world.entry->pending);
+    assert_int_equal(JOURNAL_STANDING_KEEP, world.entry->standing);
+    journal_ends(JOURNAL_COMMITTED);
+    assert_true(tracker_take_offset(world.tracker, &offset));
+    struct delivery *d = make(wh, 0);
+    d->ev->row_committed = true; /* by another delivery of it */
+    delivery_cancel(d);
+    assert_null(world.entry);
+    assert_true(tracker_take_offset(world.tracker, &offset));
+    delivery_cancel(make(wh, 0));
+    journal_ends(JOURNAL_REJECTED);
+    assert_int_equal(1, world.rejected);
+    assert_false(tracker_take_offset(world.tracker, &offset));
+    delivery_parked(world.rejected_one);
+    assert_true(tracker_take_offset(world.tracker, &offset));
+    assert_int_equal(0, world.left + world.sent + world.due + world.ended);
     webhook_unref(wh);
 }
 
@@ -437,7 +554,11 @@ int main(void)
         DELIVERY_TEST(a_timeout_that_a_stopped_worker_noticed_is_not_the_customers_fault),
         DELIVERY_TEST(a_fault_of_ours_is_counted_at_its_step),
         DELIVERY_TEST(a_spilled_one_is_pending_with_the_same_attempt),
-        DELIVERY_TEST(a_cancelled_retry_loses_its_row_and_a_new_one_just_settles),
+        DELIVERY_TEST(a_test_is_one_attempt_and_changes_no_webhook_but_a_failing_one_to_active),
+        DELIVERY_TEST(a_redelivered_one_has_attempts_six_to_ten),
+        DELIVERY_TEST(what_was_asked_for_keeps_its_reason_until_it_was_tried),
+        DELIVERY_TEST(a_cancelled_retry_loses_its_row),
+        DELIVERY_TEST(a_cancelled_new_one_settles_when_its_event_is_durable),
         DELIVERY_TEST(a_dropped_one_writes_nothing),
         DELIVERY_TEST(nothing_is_sent_or_written_when_the_lease_is_over),
         DELIVERY_TEST(what_outlived_its_lease_is_not_given_back),

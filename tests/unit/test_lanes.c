@@ -503,6 +503,35 @@ static void a_webhook_that_goes_settles_what_waits_and_not_what_flies(void **sta
     webhook_unref(other);
 }
 
+static void a_webhook_that_is_paused_cancels_what_waits_and_what_comes_late(void **state)
+{
+    (void)state;
+    struct webhook *active = make_webhook(1, 1);
+    struct webhook *paused = make_webhook(1, 2);
+    struct webhook *again = make_webhook(1, 3);
+    paused->inactive = true;
+    add(active, 0, 10);
+    add_retries(active, 100, 2);
+    lanes_after_turn(world.lanes);
+    const size_t flies = world.n;
+    lanes_changed(world.lanes, &active->id, paused);
+    assert_int_equal(12 - flies, world.cancelled[DELIVERY_NEW] + world.cancelled[DELIVERY_RETRY]);
+    const size_t before = world.cancelled[DELIVERY_NEW];
+    add(active, 200, 1); /* matched before the pause, looked up meanwhile */
+    assert_int_equal(before + 1, world.cancelled[DELIVERY_NEW]);
+    finish_all();
+    add(active, 201, 1);
+    assert_int_equal(before + 2, world.cancelled[DELIVERY_NEW]);
+    lanes_changed(world.lanes, &active->id, again);
+    add(active, 202, 1);
+    lanes_after_turn(world.lanes);
+    assert_int_equal(flies + 1, world.n);
+    assert_ptr_equal(again, world.newest[flies]);
+    webhook_unref(active);
+    webhook_unref(paused);
+    webhook_unref(again);
+}
+
 static void what_is_abandoned_leaves_its_slot_open(void **state)
 {
     (void)state;
@@ -910,6 +939,77 @@ static void a_starved_lane_that_its_host_holds_up_is_woken_by_the_host(void **st
     webhook_unref(a);
     webhook_unref(b);
     webhook_unref(c);
+}
+
+/* --- tests --- */
+
+static bool start_test(struct webhook *wh)
+{
+    struct delivery *d = make_retry(wh, 1000);
+    if (lanes_start_now(world.lanes, d)) {
+        return true;
+    }
+    free_delivery(d);
+    return false;
+}
+
+static void a_test_waits_behind_nobody_and_takes_one_place_more(void **state)
+{
+    (void)state;
+    struct webhook *wh = make_webhook(1, 1);
+    wh->failing = true;
+    add(wh, 0, 30);
+    add_retries(wh, 100, 10);
+    start_all();
+    assert_int_equal(1, world.n);
+    assert_true(start_test(wh));
+    assert_int_equal(2, world.n); /* at once */
+    assert_false(start_test(wh)); /* one at a time */
+    finish(0);
+    start_all();
+    assert_int_equal(2, world.n); /* its place counts */
+    assert_true(start_test(wh));
+    finish(1);
+    finish(2);
+    start_all();
+    assert_int_equal(4, world.n); /* and is given back */
+    assert_int_equal(0, spilled());
+    webhook_unref(wh);
+}
+
+static void a_test_reaches_a_paused_webhook_and_leaves_its_lane_to_rest(void **state)
+{
+    (void)state;
+    struct webhook *wh = make_webhook(1, 1);
+    wh->inactive = true;
+    assert_true(start_test(wh));
+    finish(0);
+    world.ends_at_once = true; /* the lane is told from inside the start */
+    assert_true(start_test(wh));
+    assert_int_equal(0, gauge("nrw_lanes"));
+    webhook_unref(wh);
+}
+
+static void a_test_keeps_to_the_caps_of_its_host_and_of_the_worker(void **state)
+{
+    (void)state;
+    settings.host_concurrency = 2;
+    settings.requests_max = 3;
+    struct webhook *a = make_webhook_at(1, 1, 1);
+    struct webhook *b = make_webhook_at(2, 1, 1);
+    struct webhook *c = make_webhook_at(3, 1, 2);
+    struct webhook *d = make_webhook_at(4, 1, 3);
+    assert_true(start_test(a));
+    assert_true(start_test(b));
+    assert_false(start_test(a));
+    assert_true(start_test(c));
+    assert_false(start_test(d));
+    finish(0);
+    assert_true(start_test(d));
+    webhook_unref(a);
+    webhook_unref(b);
+    webhook_unref(c);
+    webhook_unref(d);
 }
 
 /* --- what a lane learns --- */
@@ -1330,6 +1430,7 @@ int main(void)
         LANES_TEST(a_busy_lane_at_its_queue_limit_is_full_until_it_has_room),
         LANES_TEST(a_newer_version_serves_what_waits),
         LANES_TEST(a_webhook_that_goes_settles_what_waits_and_not_what_flies),
+        LANES_TEST(a_webhook_that_is_paused_cancels_what_waits_and_what_comes_late),
         LANES_TEST(what_is_abandoned_leaves_its_slot_open),
         LANES_TEST(adding_after_an_abandon_keeps_the_order),
         LANES_TEST(a_delivery_that_ends_inside_its_start_gives_its_room_back),
@@ -1345,6 +1446,9 @@ int main(void)
         LANES_TEST(a_waiting_webhook_that_moves_is_served_at_once),
         LANES_TEST(the_last_fifth_is_for_endpoints_without_a_request),
         LANES_TEST(a_starved_lane_that_its_host_holds_up_is_woken_by_the_host),
+        LANES_TEST(a_test_waits_behind_nobody_and_takes_one_place_more),
+        LANES_TEST(a_test_reaches_a_paused_webhook_and_leaves_its_lane_to_rest),
+        LANES_TEST(a_test_keeps_to_the_caps_of_its_host_and_of_the_worker),
         LANES_TEST(a_lane_that_is_answered_gets_more_and_one_in_trouble_half),
         LANES_TEST(an_idle_lane_keeps_its_limit_and_ten_thousand_are_kept),
         LANES_TEST(what_waits_too_long_is_spilled_oldest_first),

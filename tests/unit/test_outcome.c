@@ -215,6 +215,25 @@ static void what_ends_has_no_next_time(void **state)
     assert_int_equal(0, judge(TRANSPORT_OK, 503, 5, 60, UINT32_MAX).delay_us);
 }
 
+/* --- tests --- */
+
+/* Nobody waits for a second try of a test, and it neither disables nor gives up anything. */
+static void a_test_is_delivered_or_failed_or_ours_and_nothing_else(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < COUNT(kinds); i++) {
+        for (long status = kinds[i].first; status <= kinds[i].last; status++) {
+            const struct attempt_result r = {
+                .fault = kinds[i].fault, .status = status, .retry_after_s = 60};
+            const struct outcome o = outcome_of_test(&settings, &r, 0);
+            const bool same = kinds[i].kind == OUTCOME_DELIVERED || kinds[i].kind == OUTCOME_OURS;
+            assert_int_equal(same ? kinds[i].kind : OUTCOME_TEST_FAILED, o.kind);
+            assert_int_equal(o.kind == OUTCOME_OURS ? settings.own_fault_delay * 1000 : 0,
+                             o.delay_us);
+        }
+    }
+}
+
 /* --- names --- */
 
 static void only_a_fault_of_ours_writes_no_attempt_row(void **state)
@@ -224,8 +243,9 @@ static void only_a_fault_of_ours_writes_no_attempt_row(void **state)
     assert_string_equal("failed", outcome_row(OUTCOME_RETRY));
     assert_string_equal("exhausted", outcome_row(OUTCOME_EXHAUSTED));
     assert_string_equal("gone", outcome_row(OUTCOME_GONE));
+    assert_string_equal("test_failed", outcome_row(OUTCOME_TEST_FAILED));
     assert_null(outcome_row(OUTCOME_OURS));
-    for (int kind = OUTCOME_DELIVERED; kind <= OUTCOME_OURS; kind++) {
+    for (int kind = OUTCOME_DELIVERED; kind <= OUTCOME_TEST_FAILED; kind++) {
         assert_non_null(outcome_name((enum outcome_kind)kind));
     }
     for (int fault = TRANSPORT_OK; fault <= TRANSPORT_OURS; fault++) {
@@ -262,6 +282,7 @@ int main(void)
         cmocka_unit_test(a_redelivered_one_follows_the_same_schedule_again),
         cmocka_unit_test(a_round_longer_than_the_schedule_begins_with_its_first_delay),
         cmocka_unit_test(what_ends_has_no_next_time),
+        cmocka_unit_test(a_test_is_delivered_or_failed_or_ours_and_nothing_else),
         cmocka_unit_test(only_a_fault_of_ours_writes_no_attempt_row),
         cmocka_unit_test(an_attempt_outside_one_to_the_final_one_is_a_bug),
     };

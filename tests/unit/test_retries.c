@@ -162,7 +162,8 @@ static void a_due_delivery_comes_back_as_it_was_written(void **state)
     static const char trace[] = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01";
     put_row(1, -1000, 0);
     put_row(2, -1000, 0);
-    sql("UPDATE pending_deliveries SET next_attempt = 3, final_attempt = 7 WHERE event_id::text"
+    sql("UPDATE pending_deliveries SET next_attempt = 3, final_attempt = 7, reason = 'redeliver' "
+        "WHERE event_id::text"
         " LIKE '%1';"
         "UPDATE events SET traceparent ="
         " '00-0123456789abcdef0123456789abcdef-0123456789abcdef-01', payload = (SELECT"
@@ -193,6 +194,8 @@ static void a_due_delivery_comes_back_as_it_was_written(void **state)
     assert_true(ev->is_retry && ev->row_committed && ev->tracker == NULL && ev->refs == 1);
     assert_int_equal(3, ev->retry.attempt);
     assert_int_equal(7, ev->retry.final_attempt);
+    assert_int_equal(EVENT_REDELIVER, ev->retry.reason);
+    assert_int_equal(EVENT_RETRY, plain->retry.reason);
     assert_int_equal(5, plain->retry.final_attempt);
     assert_in_range(ev->taken_mono_us, before, clock_mono_us());
     assert_int_equal(100000 + plain->payload_len, world.account.payload_bytes);

@@ -11,8 +11,9 @@
 #define SEEN_MAX 200
 #define HOOK_MAX 8
 
-struct seen { /* one call of matched() */
+struct seen { /* one call of matched() or kept() */
     int64_t offset;
+    bool kept;
     size_t n;
     struct webhook *webhooks[HOOK_MAX]; /* referenced */
 };
@@ -28,7 +29,8 @@ static struct {
     struct tracker *tracker;
     size_t n;
     struct seen seen[SEEN_MAX];
-    unsigned gone; /* changed(NULL) */
+    unsigned gone;    /* changed: inactive, or deleted */
+    unsigned deleted; /* changed(NULL) */
     struct uuid gone_id;
     unsigned renewed;
     int64_t renewed_version;
@@ -50,10 +52,18 @@ static void on_matched(void *ctx, struct nrw_event *ev, struct webhook *const *w
     nrw_event_unref(ev);
 }
 
+static void on_kept(void *ctx, struct nrw_event *ev, struct webhook *wh)
+{
+    assert_true(wh->inactive);
+    on_matched(ctx, ev, &wh, 1);
+    world.seen[world.n - 1].kept = true;
+}
+
 static void on_changed(void *ctx, const struct uuid *id, struct webhook *wh)
 {
     assert_ptr_equal(&world, ctx);
-    if (wh == NULL) {
+    if (wh == NULL || wh->inactive) {
+        world.deleted += wh == NULL;
         world.gone++;
         world.gone_id = *id;
     } else {
@@ -87,7 +97,7 @@ static unsigned loads_since(void)
 static void open_subscriptions(void)
 {
     const struct subscriptions_handlers on = {
-        .matched = on_matched, .changed = on_changed, .ctx = &world};
+        .matched = on_matched, .kept = on_kept, .changed = on_changed, .ctx = &world};
     world.subs = subscriptions_new(world.base, &world.cfg, world.guard, world.keys, &on);
 }
 
@@ -256,7 +266,7 @@ static void a_tenant_without_webhooks_is_remembered_too(void **state)
     assert_int_equal(1, loads_since());
 }
 
-static void paused_disabled_and_deleted_webhooks_want_nothing(void **state)
+static void paused_disabled_and_deleted_webhooks_get_nothing(void **state)
 {
     (void)state;
     pg_server_needed();
@@ -321,6 +331,115 @@ static void a_failed_load_is_repeated(void **state)
     assert_int_equal(1, world.seen[0].n);
 }
 
+static const char *const inactive[] = {"active = false", "status = 'disabled'",
+                                       "active = false, status = 'disabled'"};
+
+/* Paused time can be replayed. */
+static void what_only_inactive_webhooks_want_is_kept(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    for (unsigned i = 0; i < COUNT(inactive); i++) { /* tenant i + 1 */
+        insert(i, i + 1, "https://hooks.example.com/", "{alert.created}");
+        update(i, inactive[i]);
+    }
+    insert(10, 8, "https://hooks.example.com/", "{scan.completed}"); /* another type */
+    update(10, "active = false");
+    insert(11, 9, "https://hooks.example.com/", "{*}");
+    update(11, "deleted_at = now()");
+    up();
+    const struct counter *kept = metrics_counter("nrw_events_kept_total", NULL, "");
+    const uint64_t before = kept->value;
+    for (unsigned i = 0; i < COUNT(inactive); i++) {
+        const struct seen *s = match(i + 1);
+        assert_true(s->kept && s->n == 1);
+        assert_int_equal(i, s->webhooks[0]->id.b[15]);
+    }
+    assert_int_equal(before + COUNT(inactive), kept->value);
+    assert_true(!match(8)->kept && !match(9)->kept);
+    assert_true(world.seen[world.n - 1].n == 0 && world.seen[world.n - 2].n == 0);
+    insert(12, 1, "https://hooks.example.com/", "{*}"); /* an active one: its outcome keeps it */
+    AWAIT_TURNS(!match(1)->kept);
+    assert_int_equal(12, world.seen[world.n - 1].webhooks[0]->id.b[15]);
+    assert_int_equal(1, world.seen[world.n - 1].n);
+}
+
+static void send_retry(unsigned webhook, unsigned owner, enum event_reason reason)
+{
+    struct nrw_event *ev = event_make(&world.account, NULL, (int64_t)world.n, 1);
+    ev->tenant_id = tenant(owner);
+    ev->taken_mono_us = clock_mono_us();
+    const struct event_retry retry = {.webhook_id = id_of(0x3b, webhook), .reason = reason};
+    nrw_event_set_retry(ev, &retry);
+    subscriptions_match(world.subs, ev);
+}
+
+static void a_test_reaches_any_webhook_that_exists_and_a_retry_active_ones(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    for (unsigned i = 0; i < COUNT(inactive); i++) {
+        insert(i, 1, "https://hooks.example.com/", "{alert.created}");
+        update(i, inactive[i]);
+    }
+    insert(3, 1, "https://hooks.example.com/", "{scan.failed}"); /* not the event's type */
+    insert(4, 1, "https://hooks.example.com/", "{*}");
+    update(4, "deleted_at = now()");
+    up();
+    for (unsigned i = 0; i <= 4; i++) {
+        for (int reason = EVENT_RETRY; reason <= EVENT_TEST; reason++) {
+            const size_t at = world.n;
+            send_retry(i, 1, (enum event_reason)reason);
+            AWAIT_TURNS(world.n == at + 1);
+            const struct seen *s = &world.seen[at];
+            assert_false(s->kept);
+            assert_int_equal(i == 3 || (i < 3 && reason == EVENT_TEST), s->n);
+            if (s->n == 1) {
+                assert_int_equal(i, s->webhooks[0]->id.b[15]);
+            }
+        }
+    }
+}
+
+/* The one who asked knows of his change before the notification is here. */
+static void what_was_asked_for_meets_no_older_list_than_its_row(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    insert(1, 1, "https://old.example.com/", "{*}");
+    update(1, "active = false");
+    insert(2, 1, "https://hooks.example.com/", "{*}");
+    up();
+    (void)match(1);
+    sql("ALTER TABLE webhooks DISABLE TRIGGER webhooks_notify_update;"
+        "ALTER TABLE webhooks DISABLE TRIGGER webhooks_notify_insert_delete");
+    update(1, "url = 'https://new.example.com/'");
+    send_retry(1, 1, EVENT_TEST);
+    assert_int_equal(1, world.n); /* not from memory */
+    AWAIT_TURNS(world.n == 2);
+    assert_string_equal("https://new.example.com/", world.seen[1].webhooks[0]->endpoint.url);
+    update(1, "active = true");
+    send_retry(1, 1, EVENT_REDELIVER);
+    AWAIT_TURNS(world.n == 3);
+    assert_int_equal(1, world.seen[2].n);
+    insert(3, 1, "https://hooks.example.com/", "{*}");
+    const unsigned asked = loads_since();
+    sql("BEGIN; LOCK webhooks"); /* a list is on its way, and will be too old */
+    send_retry(4, 1, EVENT_RETRY);
+    subscriptions_after_turn(world.subs);
+    send_retry(3, 1, EVENT_TEST);
+    sql("COMMIT");
+    AWAIT_TURNS(world.n == 5);
+    assert_int_equal(0, world.seen[3].n);
+    assert_int_equal(1, world.seen[4].n);
+    assert_int_equal(asked + 2, loads_since());
+    send_retry(2, 1, EVENT_RETRY); /* a retry that has its webhook asks for nothing */
+    assert_int_equal(6, world.n);
+    assert_int_equal(asked + 2, loads_since());
+    sql("ALTER TABLE webhooks ENABLE TRIGGER webhooks_notify_update;"
+        "ALTER TABLE webhooks ENABLE TRIGGER webhooks_notify_insert_delete");
+}
+
 /* --- changes --- */
 
 static void a_changed_webhook_is_told_and_used(void **state)
@@ -372,10 +491,12 @@ static void a_webhook_that_ends_is_told(void **state)
         AWAIT_TURNS(world.gone == i + 1);
         assert_int_equal(i, world.gone_id.b[15]);
     }
+    assert_int_equal(1, world.deleted);
     sql("DELETE FROM webhooks");
-    AWAIT_TURNS(world.gone == 4);
+    AWAIT_TURNS(world.deleted == 4);
     assert_int_equal(0, match(1)->n);
     assert_int_equal(0, world.renewed);
+    assert_int_equal(4, world.deleted); /* the paused and the disabled one at last, too */
 }
 
 static void bookkeeping_loads_nothing(void **state)
@@ -640,10 +761,13 @@ int main(void)
         SUBSCRIPTIONS_TEST(the_first_event_loads_the_tenant_and_the_next_ones_find_it),
         SUBSCRIPTIONS_TEST(only_webhooks_that_want_the_type_are_matched),
         SUBSCRIPTIONS_TEST(a_tenant_without_webhooks_is_remembered_too),
-        SUBSCRIPTIONS_TEST(paused_disabled_and_deleted_webhooks_want_nothing),
+        SUBSCRIPTIONS_TEST(paused_disabled_and_deleted_webhooks_get_nothing),
         SUBSCRIPTIONS_TEST(many_tenants_share_few_queries),
         SUBSCRIPTIONS_TEST(a_tenant_that_waited_for_the_connection_is_loaded_once),
         SUBSCRIPTIONS_TEST(a_failed_load_is_repeated),
+        SUBSCRIPTIONS_TEST(what_only_inactive_webhooks_want_is_kept),
+        SUBSCRIPTIONS_TEST(a_test_reaches_any_webhook_that_exists_and_a_retry_active_ones),
+        SUBSCRIPTIONS_TEST(what_was_asked_for_meets_no_older_list_than_its_row),
         SUBSCRIPTIONS_TEST(a_changed_webhook_is_told_and_used),
         SUBSCRIPTIONS_TEST(a_new_webhook_is_used_by_the_next_event),
         SUBSCRIPTIONS_TEST(a_webhook_that_ends_is_told),
