@@ -57,6 +57,22 @@ bool event_pattern_mask(const char *pattern, size_t len, uint32_t *ret_mask)
     return true;
 }
 
+uint32_t event_patterns_mask(const char *patterns, size_t len)
+{
+    uint32_t mask = 0;
+    const char *end = patterns + len;
+    while (patterns < end) {
+        const char *blank = memchr(patterns, ' ', (size_t)(end - patterns));
+        const char *stop = blank != NULL ? blank : end;
+        uint32_t one = 0;
+        if (event_pattern_mask(patterns, (size_t)(stop - patterns), &one)) {
+            mask |= one;
+        }
+        patterns = stop + 1;
+    }
+    return mask;
+}
+
 bool event_name_valid(const char *name, size_t len)
 {
     if (len > LIMIT_EVENT_TYPE) {

@@ -25,6 +25,9 @@ uint32_t event_type_bit(const char *name, size_t len);
  * start with "prefix."). False: it matches nothing that exists; *ret_mask untouched. */
 bool event_pattern_mask(const char *pattern, size_t len, uint32_t *ret_mask);
 
+/* A subscription, its patterns separated by blanks: the types that any of them matches. */
+uint32_t event_patterns_mask(const char *patterns, size_t len);
+
 /* Valid event name: [a-z0-9_]+(\.[a-z0-9_]+)+ and at most LIMIT_EVENT_TYPE characters (P2). */
 bool event_name_valid(const char *name, size_t len);
 

@@ -63,10 +63,15 @@ static const struct {
     " FROM unnest($1, $2, $3, $4, $5, $6) AS r (id, made, next, delay_us, reason, lease)"
     " WHERE p.delivery_id = r.id AND p.next_attempt = r.made AND (r.lease IS NULL OR p.leased_until = r.lease)", NULL,
     6, {PGARRAY_UUID, PGARRAY_INT2, PGARRAY_INT2, PGARRAY_INT8, PGARRAY_TEXT, PGARRAY_TIME}},
-[DELETE] = {
-    "DELETE FROM pending_deliveries p USING unnest($1, $2, $3) AS r (id, made, lease)"
-    " WHERE p.delivery_id = r.id AND p.next_attempt = r.made AND (r.lease IS NULL OR p.leased_until = r.lease)", NULL,
-    3, {PGARRAY_UUID, PGARRAY_INT2, PGARRAY_TIME}},
+[DELETE] = { /* what ends so counts for its replay job, once: the row is there once */
+    "WITH ended AS (DELETE FROM pending_deliveries p USING unnest($1, $2, $3, $4) AS r (id, made, lease, outcome)"
+    " WHERE p.delivery_id = r.id AND p.next_attempt = r.made AND (r.lease IS NULL OR p.leased_until = r.lease)"
+    " RETURNING p.replay_job_id AS job, r.outcome)"
+    " UPDATE replay_jobs j SET delivered = j.delivered + e.delivered, failed = j.failed + e.failed, updated_at = now()"
+    " FROM (SELECT job, count(*) FILTER (WHERE outcome = 'delivered') AS delivered,"
+    " count(*) FILTER (WHERE outcome IN ('exhausted', 'gone')) AS failed"
+    " FROM ended WHERE job IS NOT NULL GROUP BY job ORDER BY job) e WHERE j.id = e.job", NULL,
+    4, {PGARRAY_UUID, PGARRAY_INT2, PGARRAY_TIME, PGARRAY_TEXT}},
 [EXHAUSTED] = {
     "WITH turned AS (UPDATE webhooks SET status = 'failing', failing_since = now()"
     " WHERE id = ANY($1) AND status = 'active' AND deleted_at IS NULL RETURNING id, tenant_id, failing_since)"
@@ -250,7 +255,8 @@ static void add_pending(struct journal_rows *r, const struct journal_entry *e)
         a = r->columns[DELETE];
         pgarray_add_uuid(a++, &e->delivery_id);
         pgarray_add_int(a++, e->attempt);
-        add_lease(a, e);
+        add_lease(a++, e);
+        add_bytes_or_null(a, e->outcome, e->outcome != NULL ? strlen(e->outcome) : 0);
         return;
     }
 }

@@ -78,7 +78,7 @@ static const char lease_sql[] =
     " reason)"
     " SELECT l.delivery_id, l.received_at, l.event_id, l.webhook_id, l.tenant_id, l.event_type, l.next_attempt::bigint,"
     " l.final_attempt::bigint, e.payload, e.traceparent, l.leased_until, l.reason"
-    " FROM leased l LEFT JOIN events e ON e.received_at = l.received_at AND e.id = l.event_id";
+    " FROM leased l LEFT JOIN events e ON e.tenant_id = l.tenant_id AND e.received_at = l.received_at AND e.id = l.event_id";
 
 /* The others: not due yet by PostgreSQL's clock, or leased to somebody else. */
 static const char others_sql[] =

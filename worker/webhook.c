@@ -14,22 +14,6 @@
 #include "log.h"
 #include "mem.h"
 
-static uint32_t mask_of(const char *events, size_t len)
-{
-    uint32_t mask = 0;
-    const char *end = events + len;
-    while (events < end) {
-        const char *blank = memchr(events, ' ', (size_t)(end - events));
-        const char *stop = blank != NULL ? blank : end;
-        uint32_t one = 0;
-        if (event_pattern_mask(events, (size_t)(stop - events), &one)) {
-            mask |= one;
-        }
-        events = stop + 1;
-    }
-    return mask;
-}
-
 static struct signer *open_secret(const struct keyring *keys, const char *column,
                                   const struct webhook_row *row, const void *blob, size_t len,
                                   struct err *err)
@@ -64,7 +48,7 @@ struct webhook *webhook_new(const struct webhook_row *row, bool allow_http,
     wh->version = row->version;
     wh->failing = row->failing;
     wh->inactive = row->inactive;
-    wh->mask = mask_of(row->events, row->events_len);
+    wh->mask = event_patterns_mask(row->events, row->events_len);
 
     struct err err = {0};
     if (!endpoint_parse(row->url, row->url_len, allow_http, guard, &wh->endpoint, &err)) {

@@ -55,7 +55,8 @@ static void make_webhooks(void)
 {
     sql("DROP TABLE IF EXISTS before, began; DELETE FROM attempts; DELETE FROM events; DELETE FROM "
         "pending_deliveries;"
-        "DELETE FROM notifications; DELETE FROM webhooks; DELETE FROM tenants;"
+        "DELETE FROM notifications; DELETE FROM replay_jobs; DELETE FROM webhooks; DELETE FROM "
+        "tenants;"
         "INSERT INTO tenants (id, name) VALUES ('70000000-0000-4000-8000-000000000000', 't');"
         "INSERT INTO webhooks (id, tenant_id, url, secret, events) SELECT"
         " ('3b000000-0000-4000-8000-00000000000' || n)::uuid,"
@@ -185,12 +186,14 @@ static void put_row(unsigned n, unsigned stands_at)
     uuid_format(&delivery, id);
     pg_server_format(text, sizeof(text),
                      "INSERT INTO pending_deliveries (delivery_id, received_at, event_id,"
-                     " webhook_id, tenant_id, event_type, next_attempt, next_attempt_at, reason,"
-                     " leased_until, kept) VALUES ('%s', now(), gen_random_uuid(),"
+                     " webhook_id, tenant_id, event_type, next_attempt, final_attempt,"
+                     " replay_job_id, next_attempt_at, reason, leased_until, kept) VALUES ('%s', "
+                     "now(), gen_random_uuid(),"
                      " '3b000000-0000-4000-8000-000000000001',"
-                     " '70000000-0000-4000-8000-000000000000', 'a.b', %u, now() - interval '1 s',"
+                     " '70000000-0000-4000-8000-000000000000', 'a.b', %u, 9,"
+                     " '4a000000-0000-4000-8000-00000000000%u', now() - interval '1 s',"
                      " 'retry', now() + interval '1 minute', %u)",
-                     id, stands_at, n);
+                     id, stands_at, n % 2, n);
     sql(text);
 }
 
@@ -226,6 +229,8 @@ static void a_row_moves_only_from_the_attempt_that_was_made(void **state)
            " '20 s' AND reason = 'retry'");
     assert_int_equal(20, sql("SELECT count(*) FROM pending_deliveries p JOIN before USING (kept)"
                              " WHERE p.xmin::text = x")); /* overtaken: nothing was touched */
+    assert_int_equal(25, sql("SELECT count(*) FROM pending_deliveries WHERE final_attempt = 9 AND"
+                             " replay_job_id IS NOT NULL")); /* what a replay needs stays */
 }
 
 static void a_row_is_deleted_only_at_the_attempt_that_was_made(void **state)
@@ -236,6 +241,36 @@ static void a_row_is_deleted_only_at_the_attempt_that_was_made(void **state)
     assert_int_equal(20, sql("SELECT count(*) FROM pending_deliveries p JOIN before USING (kept)"
                              " WHERE p.xmin::text = x AND kept / 10 <> kept % 10"));
     assert_int_equal(20, sql("SELECT count(*) FROM pending_deliveries"));
+}
+
+/* Rows of even events belong to job 0, of odd ones to job 1. */
+static void what_a_replay_made_counts_for_its_job_once_when_it_ends(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    static const char *const outcomes[] = {"delivered", "delivered", "exhausted", "gone",     NULL,
+                                           "delivered", "failed",    "delivered", "delivered"};
+    sql("INSERT INTO replay_jobs (id, tenant_id, webhook_id, since, until, selection, state) SELECT"
+        " ('4a000000-0000-4000-8000-00000000000' || n)::uuid,"
+        " '70000000-0000-4000-8000-000000000000', ('3b000000-0000-4000-8000-00000000000' ||"
+        " n)::uuid, now() - interval '1 h', now(), 'all', 'running' FROM generate_series(0, 1) n");
+    for (unsigned n = 0; n < COUNT(outcomes); n++) {
+        put_row(n, n == 7 ? 3 : 2); /* 7 was overtaken */
+        struct item *item = make_item(n, 1, 2);
+        item->e.outcome = outcomes[n];
+        item->e.pending = JOURNAL_PENDING_DELETE;
+    }
+    sql("UPDATE pending_deliveries SET replay_job_id = NULL WHERE kept = 8");
+    for (int times = 0; times < 2; times++) { /* as after a lost answer */
+        world.ended = 0;
+        for (size_t i = 0; i < world.n; i++) {
+            world.items[i].ends = 0;
+            write_to(0, &world.items[i]);
+        }
+        await_all();
+        sql_is("1 1, 2 1", /* of 0, 2, 4, 6 and of 1, 3, 5 */
+               "SELECT string_agg(delivered || ' ' || failed, ', ' ORDER BY id) FROM replay_jobs");
+    }
 }
 
 /* Two workers made the same attempt, because one was stopped for longer than its lease. */
@@ -537,6 +572,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         ROWS_TEST(a_row_moves_only_from_the_attempt_that_was_made),
         ROWS_TEST(a_row_is_deleted_only_at_the_attempt_that_was_made),
+        ROWS_TEST(what_a_replay_made_counts_for_its_job_once_when_it_ends),
         ROWS_TEST(only_the_owner_of_the_lease_moves_or_deletes_a_row),
         ROWS_TEST(what_is_given_back_is_free_and_no_attempt),
         ROWS_TEST(a_kept_row_stays_as_it_is),
