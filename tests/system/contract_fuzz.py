@@ -48,6 +48,7 @@ def configuration(kept: list, doomed: list, deliveries: list, jobs: list, cases:
              "[auth.openapi.apiKey]", 'api_key = "${CONTRACT_API_KEY}"',
              "[generation]", f"max-examples = {cases}", 'database = "none"',
              "[checks.positive_data_acceptance]", f'expected-statuses = {json.dumps(["2xx", *REFUSALS_OF_RIGHT_REQUESTS])}',
+             "[checks.negative_data_rejection]", 'expected-statuses = ["4xx", 503, 504]',
              # The kept ones would otherwise be found in answers and deleted.
              "[phases.fuzzing.extra-data-sources]", "responses = false"]
     for name, values in dictionaries.items():
