@@ -137,11 +137,11 @@ def write_history(stack, webhook_id: str) -> None:
                         delivery_id, received_at, event_id, webhook_id, tenant_id)
 
 
-def populate(stack, api) -> None:
-    headers = {"X-API-Key": api.api_key}
+def populate(stack, url: str, key: str) -> None:
+    headers = {"X-API-Key": key}
     for i in range(DOOMED + KEPT):
         body = {"url": f"https://host{i}.nrw-contract.test/", "events": ["*"]}
-        answer = requests.post(api.url + WEBHOOKS, json=body, headers=headers, timeout=ANSWER_TIMEOUT_S)
+        answer = requests.post(url + WEBHOOKS, json=body, headers=headers, timeout=ANSWER_TIMEOUT_S)
         contract.check(answer, "createWebhook")
         if i < DOOMED:
             continue
@@ -149,15 +149,16 @@ def populate(stack, api) -> None:
         webhook_id = answer.json()["id"]
         write_history(stack, webhook_id)
         since = stack.query("select to_char(now() at time zone 'UTC' - interval '1 hour', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')")[0][0]
-        answer = requests.post(f"{api.url}{WEBHOOKS}/{webhook_id}/replay", json={"since": since}, headers=headers, timeout=ANSWER_TIMEOUT_S)
+        answer = requests.post(f"{url}{WEBHOOKS}/{webhook_id}/replay", json={"since": since}, headers=headers, timeout=ANSWER_TIMEOUT_S)
         contract.check(answer, "createReplay")
 
 
 @contextlib.contextmanager
 def own_api():
     # Only here: they need the database's client, and --url does not.
-    from support.api import Api  # pylint: disable=import-outside-toplevel
+    from support.api import Api, make_api_key  # pylint: disable=import-outside-toplevel
     from support.stack import Stack  # pylint: disable=import-outside-toplevel
+    from support.tenant import Tenant  # pylint: disable=import-outside-toplevel
     stack = Stack()
     try:
         stack.start()
@@ -166,7 +167,9 @@ def own_api():
             api = Api(stack, pathlib.Path(folder), test_timeout="100ms", webhooks_max=100000)
             try:
                 api.start()
-                yield api, lambda: populate(stack, api)
+                api.ready()
+                key = make_api_key(stack, Tenant(stack).id)
+                yield api.url, key, lambda: populate(stack, api.url, key)
             finally:
                 api.close()
     finally:
@@ -182,8 +185,8 @@ def main() -> int:
     if not SCHEMATHESIS.exists():
         parser.error(f"{SCHEMATHESIS.relative_to(ROOT)} is missing: tests/run contract makes it")
     if options.url is None:
-        with own_api() as (api, prepare):
-            return run(api.url, api.api_key, options.cases, options.seed, prepare)
+        with own_api() as (url, key, prepare):
+            return run(url, key, options.cases, options.seed, prepare)
     if not re.fullmatch(r"http://(127\.0\.0\.1|\[::1\]):[0-9]+", options.url):
         parser.error("--url must be http://127.0.0.1:PORT or http://[::1]:PORT")
     return run(options.url, os.environ["CONTRACT_API_KEY"], options.cases, options.seed, lambda: None)
