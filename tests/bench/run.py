@@ -26,7 +26,7 @@ from rig import Rig
 from support.paths import BUILD, ROOT, WORKER
 
 OUT = ROOT / ".build" / "bench"
-REPEATS = {"drain": 3, "latency": 2}  # of a whole run: the targets that matter most, against noise
+REPEATS = {"drain": 3, "dead": 2, "latency": 2}  # of a whole run: the targets that matter most, against noise
 TIME_LIMIT_S = 12 * 60
 QUICK_LIMIT_S = 170
 

@@ -245,7 +245,9 @@ def dead(rig: Rig, size: Size) -> dict:
     try:
         with running(rig.worker(topic, retry_delays=delays(1), send_timeout="2s", connect_timeout="2s")) as worker:
             worker.ready()
-            measure(2)  # connections, tenants, and a broker that has just started
+            # As in latency(): connections, tenants, and a broker that has just started.
+            ProduceTool(topic, root, count=size.latency_warm, rate=2000, tenants=HEALTHY).wait()
+            await_condition(lambda: healthy.stats()["requests"] >= size.latency_warm, 60, "warm")
             alone = measure(size.dead_s)
             sick = ProduceTool(topic, root, count=1_000_000, rate=200, tenants=ENDPOINTS)
             await_condition(lambda: worker.metric("nrw_retries_loaded_total") >= 1000, 60, "the dead ones have retries, too")

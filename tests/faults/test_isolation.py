@@ -14,7 +14,7 @@ import redis
 from support import attempts, bulk
 from support.attempts import await_no_pending, delays
 from support.dns import HANG, SERVFAIL, DnsServer
-from support.priority import raise_priority
+from support.priority import raise_priority, services_first
 from support.produce import SPREAD, ProduceTool, produce_many
 from support.sink import Sink
 from support.stack import free_ports
@@ -36,12 +36,19 @@ def nothing_left_behind(stack):
 
 
 @pytest.fixture
-def quick(tmp_path):
-    """A receiver of healthy endpoints that measures how old an event is when it comes."""
+def quick(stack, tmp_path):
+    """A receiver of healthy endpoints that measures how old an event is when it comes. What an event passes through has the processor first."""
     sink = Sink(tmp_path / "quick", "--latency", ledger=False)
     raise_priority(sink.process.pid)
-    yield sink
+    with services_first(stack):
+        yield sink
     sink.close()
+
+
+def produce(*arguments, **options):
+    tool = ProduceTool(*arguments, **options)
+    raise_priority(tool.process.pid)
+    return tool
 
 
 def latency(sink):
@@ -51,7 +58,7 @@ def latency(sink):
 
 
 def best_of(load, bound=None):
-    """(lowest p99, all windows): WINDOWS of them, or up to WINDOWS_MORE until one is within the bound."""
+    """(lowest p99, all windows): WINDOWS of them; or with a bound as many as it takes, up to WINDOWS_MORE."""
     found = []
     while len(found) < (WINDOWS if bound is None else WINDOWS_MORE):
         found.append(load())
@@ -141,7 +148,7 @@ def test_overdue_rows_of_an_outage(stack, topic, tenant, sink, quick, start_work
 
         began = time.monotonic()
         watch = Watch(sample)
-        acked = ProduceTool(topic, tenant.id, *SPREAD, count=1500, rate=150).wait()
+        acked = produce(topic, tenant.id, *SPREAD, count=1500, rate=150).wait()
         await_condition(lambda: quick.stats()["requests"] >= len(acked), 30, "all new events have arrived")
         new = latency(quick)
         served = stack.query("select count(*) from attempts where webhook_id = any(%s)", [webhook.id for webhook in many])[0][0]
@@ -220,8 +227,8 @@ def test_dead_endpoints_cost_the_healthy_ones_nothing(stack, topic, tenant, quic
 
     def load(seconds):
         """To the tenant of the healthy ones 40 events a second, to all the others together 20."""
-        producing = {tenant.id: ProduceTool(topic, tenant.id, *SPREAD, count=40 * seconds, rate=40),
-                     root: ProduceTool(topic, root, *SPREAD, count=20 * seconds, rate=20, tenants=len(others))}
+        producing = {tenant.id: produce(topic, tenant.id, *SPREAD, count=40 * seconds, rate=40),
+                     root: produce(topic, root, *SPREAD, count=20 * seconds, rate=20, tenants=len(others))}
         for whose, one in producing.items():
             produced[whose] += one.wait()
         quick_ones = 40 * seconds * HEALTHY
@@ -275,33 +282,35 @@ def test_dead_endpoints_cost_the_healthy_ones_nothing(stack, topic, tenant, quic
 
 @pytest.mark.slow
 def test_one_loud_tenant(stack, topic, tenant, quick, start_worker, tmp_path):
-    """95 % of the events are one tenant's."""
+    """95 % of the events are one tenant's. With and without it in turns, so that other noise meets both."""
     quiet_rate, loud_rate = 30, 570
     loud = bulk.tenants(stack, [uuid.uuid4()])[0]
     stranger = Sink(tmp_path / "loud", ledger=False)
     bulk.webhooks(stack, [(tenant.id, quick.url("/quiet")), (loud.id, stranger.url("/loud-1", "delay=5ms")), (loud.id, stranger.url("/loud-2"))])
+    alone, beside, acked = [], [], 0
+
+    def load(seconds):
+        produce(topic, tenant.id, *SPREAD, count=quiet_rate * seconds, rate=quiet_rate).wait()
+        await_condition(lambda: quick.stats()["requests"] >= quiet_rate * seconds, 30, "all have arrived")
+        return latency(quick)
+
+    def best(windows):
+        return min(found["p99"] for found in windows)
+
     try:
         worker = start_worker()
         raise_priority(worker.pid)
-        ProduceTool(topic, tenant.id, *SPREAD, count=30, rate=30).wait()
-        topic.await_settled(worker.group)
-        quick.reset_counters()
-
-        def load(seconds):
-            quiet = ProduceTool(topic, tenant.id, *SPREAD, count=quiet_rate * seconds, rate=quiet_rate)
-            quiet.wait()
-            await_condition(lambda: quick.stats()["requests"] >= quiet_rate * seconds, 30, "all have arrived")
-            return latency(quick)
-
-        alone_us, alone = best_of(lambda: load(5))
-        noise = ProduceTool(topic, loud.id, *SPREAD, count=1_000_000, rate=loud_rate)
-        await_condition(lambda: stranger.stats()["requests"] >= loud_rate, 20, "it is loud")
-        beside_us, beside = best_of(lambda: load(8), allowed(alone_us))
-        acked = noise.stop()
-        print(f"\nalone: {'; '.join(map(shown, alone))}\nbeside {loud_rate} events/s of another tenant: " + "; ".join(map(shown, beside)))
-        topic.await_settled(worker.group)
-        await_condition(lambda: stranger.stats()["requests"] == 2 * len(acked), 30, "the loud tenant has got all of its own")
-        assert beside_us <= allowed(alone_us)
+        load(1)  # whatever happens only once
+        while not alone or (best(beside) > allowed(best(alone)) and len(alone) < WINDOWS_MORE):
+            alone.append(load(5))
+            noise = ProduceTool(topic, loud.id, *SPREAD, count=1_000_000, rate=loud_rate)
+            await_condition(lambda: stranger.stats()["requests"] >= 2 * acked + loud_rate, 20, "it is loud")
+            beside.append(load(8))
+            acked += len(noise.stop())
+            topic.await_settled(worker.group)
+        print(f"\nalone: {'; '.join(map(shown, alone))}\nbeside {loud_rate} events/s of another tenant: {'; '.join(map(shown, beside))}")
+        await_condition(lambda: stranger.stats()["requests"] == 2 * acked, 30, "the loud tenant has got all of its own")
+        assert best(beside) <= allowed(best(alone))
     finally:
         stranger.close()
 
@@ -407,7 +416,8 @@ def test_own_faults_are_never_attempts_no_route(stack, topic, tenant, sink, dns,
     def no_route():
         dns.answers.update(dict.fromkeys(right, [NO_ROUTE]))
 
-    fail_then_recover(stack, topic, tenant, sink, named, worker, no_route, lambda: dns.answers.update(right), lambda: own_faults(worker, "send") >= 40)
+    fail_then_recover(stack, topic, tenant, sink, named, worker, no_route, lambda: dns.answers.update(right),
+                      lambda: own_faults(worker, "send") >= 40)
 
 
 @pytest.mark.slow

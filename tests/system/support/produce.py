@@ -93,7 +93,7 @@ class ProduceTool:
             if value is not None:
                 command += [name, str(value)]
         self.process = subprocess.Popen([*command, *options], env=clean_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                        stderr=subprocess.STDOUT, text=True)
+                                        stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
     def acked(self) -> list[str]:
         """Ids of whole lines so far."""

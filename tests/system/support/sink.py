@@ -29,7 +29,8 @@ class Sink:
         if store_bodies:
             command += ["--store-bodies", str(self.bodies)]
         with open(self.output, "wb") as output:
-            self.process = subprocess.Popen([*command, *options], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen([*command, *options], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                                            start_new_session=True)
         await_condition(lambda: self.output.read_bytes().endswith(b"\n") or self.process.poll() is not None, TIMEOUT_S, "sink.ready")
         first = self.output.read_text().splitlines()[0]
         assert self.process.poll() is None, f"the receiver ended: {first}"
