@@ -31,6 +31,11 @@ static const char disable_sql[] =
     " mailed AS (INSERT INTO notifications (kind, tenant_id, webhook_id, transition_at, reason)"
     " SELECT 'webhook_disabled', tenant_id, id, disabled_at, disabled_reason FROM turned ON CONFLICT DO NOTHING)"
     " SELECT count(*) FROM turned";
+/* What a worker had leased when its replay job was cancelled, and has given back since. */
+static const char replays_sql[] =
+    "WITH gone AS (DELETE FROM pending_deliveries p USING replay_jobs j WHERE j.id = p.replay_job_id AND p.replay_job_id IS NOT NULL"
+    " AND j.state = 'cancelled' AND (p.leased_until IS NULL OR p.leased_until < now()) AND (SELECT " ONCE ") RETURNING 1)"
+    " SELECT count(*) FROM gone";
 /* Every worker asks: it is cheap, and each exports it. A count stops at 100 000. */
 static const char gauges_sql[] =
     "SELECT (SELECT count(*) FROM (SELECT FROM pending_deliveries LIMIT 100000) AS head),"
@@ -38,7 +43,7 @@ static const char gauges_sql[] =
     " nrw_partition_days_ahead()::bigint";
 /* clang-format on */
 
-enum { CHORE_PARTITIONS, CHORE_RETENTION, CHORE_DISABLE, CHORE_GAUGES, CHORES };
+enum { CHORE_PARTITIONS, CHORE_RETENTION, CHORE_DISABLE, CHORE_REPLAYS, CHORE_GAUGES, CHORES };
 
 struct chore {
     struct upkeep *u;
@@ -162,6 +167,7 @@ struct upkeep *upkeep_new(struct event_base *base, const struct config *cfg)
     add_chore(u, base, CHORE_RETENTION, "retention", retention_sql, 3600,
               cfg->retention / 86400000);
     add_chore(u, base, CHORE_DISABLE, "disable", disable_sql, 60, cfg->disable_after);
+    add_chore(u, base, CHORE_REPLAYS, "replays", replays_sql, 5, -1);
     add_chore(u, base, CHORE_GAUGES, "gauges", gauges_sql, 5, -1);
     return u;
 }

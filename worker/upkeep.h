@@ -1,6 +1,6 @@
 /* Housekeeping of the database, by one worker at a time and never on the hot connections:
- * partitions ahead, retention, webhooks that failed for NRW_DISABLE_AFTER without a success, gauges
- * that only the database knows. */
+ * partitions ahead, retention, webhooks that failed for NRW_DISABLE_AFTER without a success, what is
+ * left of cancelled replays, gauges that only the database knows. */
 #ifndef NRW_UPKEEP_H
 #define NRW_UPKEEP_H
 
@@ -12,7 +12,7 @@
 struct upkeep;
 
 struct upkeep *upkeep_new(struct event_base *base, const struct config *cfg);
-struct pg *upkeep_pg(const struct upkeep *u); /* its connection, shared with the mailer */
+struct pg *upkeep_pg(const struct upkeep *u); /* its connection, shared with mailer and replays */
 void upkeep_free(struct upkeep *u);
 
 #endif

@@ -25,6 +25,7 @@
 #include "netguard.h"
 #include "pg.h"
 #include "process.h"
+#include "replays.h"
 #include "resolver.h"
 #include "retries.h"
 #include "schedule.h"
@@ -41,6 +42,7 @@
 #define STORES_FDS      256 /* beside requests and kept connections */
 #define MAIL_POLL_MS    5000
 #define TEST_AGAIN_US   500000 /* when a test finds no room */
+#define WRITE_MS        2000   /* from the end of an attempt to its row, on a busy day */
 
 struct worker {
     const struct config *cfg;
@@ -61,6 +63,7 @@ struct worker {
     struct schedule *schedule;
     struct upkeep *upkeep;
     struct mailer *mailer;
+    struct replays *replays;
     struct consumer *consumer;
     struct admin *admin;
     struct watchdog *watchdog;
@@ -107,7 +110,7 @@ static void on_later(void *ctx, const struct uuid *id, int64_t delay_us)
     schedule_give_back(w->schedule, id, (delay_us + 999) / 1000);
 }
 
-/* delivery, retries -> schedule: its row is durable, or gone */
+/* delivery, retries, replays -> schedule: its row is durable, or gone */
 static void on_due(void *ctx, const struct uuid *id, int64_t delay_us)
 {
     struct worker *w = ctx;
@@ -296,6 +299,7 @@ static void begin_stop(struct worker *w, const char *why)
              F_INT("deliveries", deliveries_open(w->deliveries)));
     lanes_give_back_retries(w->lanes);
     mailer_stop(w->mailer);
+    replays_stop(w->replays);
     consumer_stop(w->consumer);
 }
 
@@ -437,6 +441,10 @@ static bool open_retries(struct worker *w, struct err *err)
                                        .ca_file = w->cfg->ca_file,
                                        .poll_ms = MAIL_POLL_MS};
     w->mailer = mailer_new(w->base, &mail, upkeep_pg(w->upkeep), err);
+    const struct replays_config replay = {.settle_ms = w->cfg->spill_after + w->cfg->send_timeout +
+                                                       WRITE_MS};
+    const struct replays_handlers on_replay = {.due = on_due, .ctx = w};
+    w->replays = replays_new(w->base, &replay, upkeep_pg(w->upkeep), &on_replay);
     return w->mailer != NULL || err_prefix(err, "NRW_SMTP_URL, NRW_MAIL_FROM or NRW_CONSOLE_URL");
 }
 
@@ -502,8 +510,9 @@ static void close_all(struct worker *w)
     lanes_free(w->lanes);
     schedule_free(w->schedule);
     retries_free(w->retries);
-    upkeep_free(w->upkeep); /* its connection answers the mailer's open questions */
+    upkeep_free(w->upkeep); /* its connection answers the open questions of those two */
     mailer_free(w->mailer);
+    replays_free(w->replays);
     transport_free(w->transport);
     resolver_free(w->resolver);
     journal_free(w->journal);
@@ -523,7 +532,8 @@ static void close_all(struct worker *w)
 static bool stopped(const struct worker *w)
 {
     return w->stopping && consumer_closed(w->consumer) && deliveries_open(w->deliveries) == 0 &&
-           journal_waiting(w->journal) == 0 && mailer_is_idle(w->mailer);
+           journal_waiting(w->journal) == 0 && mailer_is_idle(w->mailer) &&
+           replays_is_idle(w->replays);
 }
 
 /* Late requests, or a store that is away: what is open stays unsettled and is consumed again.

@@ -35,7 +35,8 @@ static int begin(void **state)
     char url[160];
     const struct timeval tick = {.tv_usec = 2000};
     sql("DELETE FROM events; DELETE FROM attempts; DELETE FROM pending_deliveries;"
-        "DELETE FROM notifications; DELETE FROM webhooks; DELETE FROM tenants;"
+        "DELETE FROM notifications; DELETE FROM replay_jobs; DELETE FROM webhooks; DELETE FROM "
+        "tenants;"
         "INSERT INTO tenants (id, name) VALUES ('70000000-0000-4000-8000-000000000000', 't');"
         "INSERT INTO webhooks (id, tenant_id, url, secret, events) SELECT"
         " ('3b000000-0000-4000-8000-00000000000' || n)::uuid,"
@@ -192,6 +193,30 @@ static void how_long_is_too_long_is_a_setting(void **state)
                                " status <> 'active'");
 }
 
+/* --- replays --- */
+
+static void what_a_cancelled_replay_had_in_flight_goes_when_its_lease_is_over(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    sql("INSERT INTO replay_jobs (id, tenant_id, webhook_id, since, until, selection, state) SELECT"
+        " ('4a000000-0000-4000-8000-00000000000' || n)::uuid, tenant_id, id, now() - interval '1 "
+        "h',"
+        " now(), 'all', (array['cancelled', 'running', 'done'])[n] FROM webhooks,"
+        " generate_series(1, 3) n WHERE webhooks.id::text LIKE '%' || n;"
+        "INSERT INTO pending_deliveries (delivery_id, received_at, event_id, webhook_id, tenant_id,"
+        " event_type, next_attempt, next_attempt_at, reason, replay_job_id, leased_until) SELECT"
+        " gen_random_uuid(), now(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'a.b',"
+        " 2, now(), 'retry', j.id, now() + s * interval '1 min' FROM (SELECT id FROM replay_jobs"
+        " UNION ALL SELECT NULL) j, unnest(array[NULL, -1, 1]) s");
+    all_chores(2);
+    sql_is("1 3 3 3", /* of the cancelled job: what is being sent */
+           "SELECT string_agg(n::text, ' ') FROM (SELECT count(*) AS n FROM pending_deliveries"
+           " GROUP BY replay_job_id ORDER BY replay_job_id) s");
+    assert_int_equal(1, sql("SELECT count(*) FROM pending_deliveries p JOIN replay_jobs j ON j.id ="
+                            " replay_job_id WHERE state = 'cancelled' AND p.leased_until > now()"));
+}
+
 /* --- gauges, faults --- */
 
 static void the_gauges_tell_what_waits(void **state)
@@ -253,6 +278,7 @@ int main(void)
         UPKEEP_TEST(what_is_older_than_the_retention_goes_to_the_last_piece),
         UPKEEP_TEST(a_webhook_that_failed_for_too_long_is_disabled_with_one_mail),
         UPKEEP_TEST(how_long_is_too_long_is_a_setting),
+        UPKEEP_TEST(what_a_cancelled_replay_had_in_flight_goes_when_its_lease_is_over),
         UPKEEP_TEST(the_gauges_tell_what_waits),
         UPKEEP_TEST(a_chore_that_fails_is_counted_and_keeps_none_from_the_others),
         UPKEEP_TEST(the_chores_are_done_when_the_database_is_back),
