@@ -1,6 +1,6 @@
 /* Housekeeping of the database, by one worker at a time and never on the hot connections:
- * partitions ahead, retention, webhooks that failed for NRW_DISABLE_AFTER without a success, what is
- * left of cancelled replays, gauges that only the database knows. */
+ * partitions ahead, retention, webhooks that failed for NRW_DISABLE_AFTER without a success, what
+ * is left of cancelled replays, gauges that only the database knows. */
 #ifndef NRW_UPKEEP_H
 #define NRW_UPKEEP_H
 

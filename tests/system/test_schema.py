@@ -381,6 +381,73 @@ def test_dangerous_arguments_are_refused(db, call):
         db.execute(f"select {call}")
 
 
+# --- replays
+
+def test_the_events_of_a_tenant_are_read_in_time_order_by_the_key_of_the_days_asked_for(db):
+    at = dt.datetime.combine(today(), dt.time(1), UTC)
+    for tenant in (TENANT, uuid.uuid4(), uuid.uuid4()):
+        db.execute("insert into events (id, received_at, tenant_id, event_type, payload, kafka_partition) select gen_random_uuid(), "
+                   "%s + n * interval '1 s', %s, 'a.b', '', 0 from generate_series(1, 3000) n", [at, tenant])
+    db.execute("vacuum analyze events")
+    walk = """select received_at, id from events where tenant_id = %s and (received_at, id) > (%s, '00000000-0000-0000-0000-000000000000')
+              and received_at >= %s and received_at < %s order by received_at, id limit 500"""
+    parameters = [TENANT, at + dt.timedelta(seconds=10), at + dt.timedelta(seconds=10), at + dt.timedelta(hours=2)]
+    plan = "\n".join(row[0] for row in db.execute("explain (costs off) " + walk, parameters))
+    assert f"using {name_of('events', today())}_pkey" in plan and "Seq Scan" not in plan, plan
+    assert not [day for n in (-1, 1, 5) if name_of("events", day := today() + dt.timedelta(days=n)) in plan], plan
+    rows = db.execute(walk, parameters).fetchall()
+    assert len(rows) == 500 and rows == sorted(rows)
+    lookup = "explain (costs off) select payload from events where tenant_id = %s and received_at = %s and id = %s"
+    plan = "\n".join(row[0] for row in db.execute(lookup, [TENANT, *rows[0]]))
+    assert "_pkey" in plan and "Seq Scan" not in plan and plan.count("events_") == 2, plan
+
+
+def test_the_default_partition_is_cleaned_by_time(db):
+    db.execute("insert into events (id, received_at, tenant_id, event_type, payload) select gen_random_uuid(), '2099-01-01', "
+               "gen_random_uuid(), 'a.b', '' from generate_series(1, 5000)")
+    db.execute("vacuum analyze events_default")
+    plan = "\n".join(row[0] for row in db.execute(
+        "explain (costs off) select ctid from only events_default where received_at < now() - interval '30 days' order by received_at limit 5000"))
+    assert "events_default_received_at" in plan, plan
+
+
+def test_a_migration_of_a_database_that_holds_events_keeps_them(server, empty, tmp_path):
+    schema = copy_of_schema(tmp_path)
+    before = schema / "postgres" / "0004_replays.sql"
+    later = before.read_text()
+    before.unlink()
+    assert apply(empty, schema=schema).returncode == 0
+    with psycopg.connect(empty, autocommit=True) as db:
+        kept = [insert_event(db, at) for at in (dt.datetime.now(UTC), dt.datetime(2019, 1, 1, tzinfo=UTC), dt.datetime.now(UTC) + dt.timedelta(days=3))]
+        before.write_text(later)
+        done = apply(empty, schema=schema)
+        assert done.returncode == 0, done.stderr
+        assert {row[0] for row in db.execute("select id from events")} == set(kept)
+        # A worker of before asks without the tenant: slower, and right.
+        assert value(db, "select count(*) from events e where e.received_at = (select received_at from events where id = %s) and e.id = %s", [kept[0], kept[0]]) == 1
+        db.execute("select nrw_create_partition('events'::regclass, current_date + 30)")
+        assert value(db, "select count(*) from pg_index where indrelid = %s::regclass", [name_of("events", today() + dt.timedelta(days=30))]) == 1
+
+
+def test_a_webhook_has_one_open_replay_and_any_number_of_finished_ones(db, webhook):
+    insert = "insert into replay_jobs (tenant_id, webhook_id, since, until, selection, state) values (%s, %s, '2026-01-01', '2026-01-02', 'all', %s)"
+    for state in ("done", "cancelled", "failed", "done", "queued"):
+        db.execute(insert, [TENANT, webhook, state])
+    for state in ("queued", "running"):
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            db.execute(insert, [TENANT, webhook, state])
+    db.execute("update replay_jobs set state = 'done'")
+    db.execute(insert, [TENANT, webhook, "running"])
+
+
+def test_a_pending_row_whose_round_is_over_is_refused(db):
+    insert = """insert into pending_deliveries (delivery_id, received_at, event_id, webhook_id, tenant_id, event_type, next_attempt, final_attempt,
+                next_attempt_at, reason) values (gen_random_uuid(), now(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'a.b', %s, %s, now(), 'replay')"""
+    db.execute(insert, [10, 10])
+    with pytest.raises(psycopg.errors.CheckViolation):
+        db.execute(insert, [11, 10])
+
+
 # --- webhooks
 
 @pytest.fixture
