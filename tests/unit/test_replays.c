@@ -191,23 +191,23 @@ static void consume_until(const char *state)
 static const struct {
     const char *name;
     const char *outcomes; /* of attempts 1, 2, … */
-    bool pending;
     const char *taken_by;
     int next;
+    bool pending;
 } histories[] = {
-    {"delivered", "delivered", false, "all", 2},
-    {"delivered at last", "failed,failed,delivered", false, "all", 4},
-    {"given up", "failed,failed,failed,failed,exhausted", false, "all failed", 6},
+    {"delivered", "delivered", "all", 2, false},
+    {"delivered at last", "failed,failed,delivered", "all", 4, false},
+    {"given up", "failed,failed,failed,failed,exhausted", "all failed", 6, false},
     {"given up twice",
-     "failed,failed,failed,failed,exhausted,failed,failed,failed,failed,exhausted", false,
-     "all failed", 11},
-    {"gone", "gone", false, "all failed", 2},
-    {"cancelled after a failure", "failed", false, "all failed", 2},
-    {"delivered, redelivered in vain", "delivered,failed,failed,failed,failed,exhausted", false,
-     "all", 7},
-    {"never tried", "", false, "all missed", 1},
-    {"waits for its first attempt", "", true, "", 0},
-    {"waits for its second attempt", "failed", true, "", 0},
+     "failed,failed,failed,failed,exhausted,failed,failed,failed,failed,exhausted", "all failed",
+     11, false},
+    {"gone", "gone", "all failed", 2, false},
+    {"cancelled after a failure", "failed", "all failed", 2, false},
+    {"delivered, redelivered in vain", "delivered,failed,failed,failed,failed,exhausted", "all", 7,
+     false},
+    {"never tried", "", "all missed", 1, false},
+    {"waits for its first attempt", "", "", 0, true},
+    {"waits for its second attempt", "failed", "", 0, true},
 };
 
 static void put_history(size_t n)
