@@ -146,7 +146,7 @@ static void reply_json(struct call *c, int status, const char *type, json_t *bod
     const size_t len = strlen(text);
     json_decref(body);
     call_reply_text(c, status, type, text, len);
-    free(text);
+    mem_free_cleansed(text); /* it may hold a secret that is shown this once */
 }
 
 void call_reply(struct call *c, int status, json_t *body)

@@ -4,6 +4,7 @@
 
 #include <event2/event.h>
 #include <event2/event_struct.h>
+#include <jansson.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 #include "hints.h"
 #include "jwt.h"
 #include "log.h"
+#include "mem.h"
 #include "metrics.h"
 #include "netguard.h"
 #include "pg.h"
@@ -160,10 +162,19 @@ static void run_loop(struct service *s)
     }
 }
 
+/* Requests and answers hold tokens, API keys and webhook secrets, and all of them lie in memory of
+ * libevent and jansson: what those give back is cleansed. Before the first call of either. */
+static void cleanse_what_is_freed(void)
+{
+    event_set_mem_functions(mem_alloc, mem_grow_cleansed, mem_free_cleansed);
+    json_set_alloc_funcs(mem_alloc, mem_free_cleansed);
+}
+
 int service_run(const struct config *cfg)
 {
     struct service s = {.api = {.cfg = cfg}};
     struct err err = {0};
+    cleanse_what_is_freed();
     process_prepare(cfg->api_connections + cfg->api_database_connections + 64);
     s.api.base = event_base_new();
     CHECK(s.api.base != NULL);

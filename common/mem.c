@@ -3,6 +3,8 @@
  * gets here. */
 #include "mem.h"
 
+#include <malloc.h>
+#include <openssl/crypto.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,6 +56,25 @@ void *mem_grow(void *p, size_t n, size_t size)
         out_of_memory(n, size);
     }
     return grown;
+}
+
+void *mem_grow_cleansed(void *p, size_t size)
+{
+    void *grown = mem_alloc(size);
+    if (p != NULL) {
+        const size_t had = malloc_usable_size(p);
+        memcpy(grown, p, had < size ? had : size);
+        mem_free_cleansed(p);
+    }
+    return grown;
+}
+
+void mem_free_cleansed(void *p)
+{
+    if (p != NULL) {
+        OPENSSL_cleanse(p, malloc_usable_size(p));
+        free(p);
+    }
 }
 
 char *mem_dup(const char *s)
