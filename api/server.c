@@ -96,23 +96,27 @@ static void parse_query(struct call *c)
     }
 }
 
-/* "application/json", with a charset that can only be UTF-8. */
-static bool is_json_type(const char *type)
+/* The name, and at most a charset that can only be UTF-8. */
+static bool is_type(const char *type, const char *name)
 {
-    static const char *const names[] = {"application/json", "application/merge-patch+json"};
-    for (size_t i = 0; type != NULL && i < sizeof(names) / sizeof(*names); i++) {
-        const size_t len = strlen(names[i]);
-        if (strncasecmp(type, names[i], len) == 0) {
-            const char *rest = type + len + strspn(type + len, " \t");
-            if (*rest == '\0') {
-                return true;
-            }
-            rest += strspn(rest, "; \t");
-            return strcasecmp(rest, "charset=utf-8") == 0 ||
-                   strcasecmp(rest, "charset=\"utf-8\"") == 0;
-        }
+    const size_t len = strlen(name);
+    if (type == NULL || strncasecmp(type, name, len) != 0) {
+        return false;
     }
-    return false;
+    const char *rest = type + len + strspn(type + len, " \t");
+    if (*rest != ';') {
+        return *rest == '\0';
+    }
+    rest++;
+    rest += strspn(rest, " \t");
+    return strcasecmp(rest, "charset=utf-8") == 0 || strcasecmp(rest, "charset=\"utf-8\"") == 0;
+}
+
+/* A merge patch is what PATCH takes, and nothing else does. */
+static bool is_json_type(const struct route *route, const char *type)
+{
+    return is_type(type, "application/json") ||
+           (route->method == EVHTTP_REQ_PATCH && is_type(type, "application/merge-patch+json"));
 }
 
 /* False: answered. */
@@ -133,7 +137,7 @@ static bool check_body(struct call *c)
         call_problem(c, PROBLEM_BAD_REQUEST, "the body is missing: a JSON object");
         return false;
     }
-    if (!is_json_type(evhttp_find_header(headers, "Content-Type"))) {
+    if (!is_json_type(c->route, evhttp_find_header(headers, "Content-Type"))) {
         call_problem(c, PROBLEM_UNSUPPORTED_MEDIA_TYPE,
                      "Content-Type must be application/json (UTF-8)");
         return false;
