@@ -152,6 +152,32 @@ bool input_string(struct input *in, const char *name, size_t min, size_t max, co
     return true;
 }
 
+static size_t characters(const char *utf8)
+{
+    size_t n = 0;
+    for (; *utf8 != '\0'; utf8++) {
+        n += ((unsigned char)*utf8 & 0xc0) != 0x80; /* not a continuation */
+    }
+    return n;
+}
+
+bool input_text(struct input *in, const char *name, size_t max, const char **ret)
+{
+    const json_t *v = member(in, name);
+    if (v == NULL) {
+        return false;
+    }
+    const char *text = json_string_value(v);
+    if (text == NULL || strlen(text) != json_string_length(v) || characters(text) > max) {
+        char what[80];
+        (void)snprintf(what, sizeof(what), "must be a text of at most %zu characters", max);
+        note(in, name, what);
+        return false;
+    }
+    *ret = text;
+    return true;
+}
+
 bool input_time(struct input *in, const char *name, int64_t *ret_wall_us)
 {
     const json_t *v = member(in, name);
@@ -170,6 +196,13 @@ void input_require(struct input *in, const char *name)
 {
     if (member(in, name) == NULL) {
         note(in, name, "is required");
+    }
+}
+
+void input_refuse_null(struct input *in, const char *name)
+{
+    if (input_is_null(in, name)) {
+        note(in, name, "must not be null");
     }
 }
 

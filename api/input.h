@@ -27,9 +27,13 @@ bool input_int(struct input *in, const char *name, json_int_t min, json_int_t ma
 /* min, max: bytes of UTF-8; no NUL. Borrowed until input_close(). */
 bool input_string(struct input *in, const char *name, size_t min, size_t max, const char **ret,
                   size_t *ret_len);
+/* The same, measured as people do: at most max characters, and there may be none. */
+bool input_text(struct input *in, const char *name, size_t max, const char **ret);
 bool input_time(struct input *in, const char *name, int64_t *ret_wall_us);
 /* Notes that it is missing (or null). */
 void input_require(struct input *in, const char *name);
+/* Notes that it is null. */
+void input_refuse_null(struct input *in, const char *name);
 /* An array of 1 … LIMIT_EVENT_PATTERNS different event patterns (event_types.h). Borrowed. */
 bool input_patterns(struct input *in, const char *name, const json_t **ret);
 

@@ -11,6 +11,8 @@
 
 /* names: NULL-terminated. Notes every unknown and repeated parameter. */
 void query_allow(struct call *c, const char *const *names);
+/* For requests that take none. False: there were some; answered with 400. */
+bool query_none(struct call *c);
 /* NULL when absent. Borrowed from the call. */
 const char *query_text(const struct call *c, const char *name);
 /* def when absent; a bad one is noted and def returned. */

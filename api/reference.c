@@ -9,17 +9,9 @@
 #include "render.h"
 #include "store.h"
 
-static const char *const no_parameters[] = {NULL};
-
-static bool takes_nothing(struct call *c)
-{
-    query_allow(c, no_parameters);
-    return query_ok(c);
-}
-
 void reference_event_types(struct call *c)
 {
-    if (!takes_nothing(c)) {
+    if (!query_none(c)) {
         return;
     }
     json_t *data = json_array();
@@ -40,21 +32,21 @@ void reference_event_types(struct call *c)
 
 void reference_openapi(struct call *c)
 {
-    if (takes_nothing(c)) {
+    if (query_none(c)) {
         call_reply_text(c, 200, "application/json", openapi_json, openapi_json_len);
     }
 }
 
 void reference_health(struct call *c)
 {
-    if (takes_nothing(c)) {
+    if (query_none(c)) {
         call_reply(c, 200, json_pack("{s:s}", "status", "ok"));
     }
 }
 
 void reference_ready(struct call *c)
 {
-    if (!takes_nothing(c)) {
+    if (!query_none(c)) {
         return;
     }
     if (store_is_up(c->api->store)) {

@@ -7,7 +7,7 @@
 #define LIMIT_JSON_DEPTH            2048    /* jansson's JSON_PARSER_MAX_DEPTH              */
 #define LIMIT_EVENT_TYPE            128     /* characters of an event name                  */
 #define LIMIT_EVENT_PATTERNS        100     /* of one webhook                              */
-#define LIMIT_DESCRIPTION           1024    /* bytes                                       */
+#define LIMIT_DESCRIPTION           1024    /* characters                                  */
 #define LIMIT_URL                   2048    /* P5                                           */
 #define LIMIT_HOST                  253     /* RFC 1035                                     */
 #define LIMIT_REQUEST_BODY          65536u /* 64 KiB; P5: of a request to the API               */
