@@ -7,6 +7,7 @@
 #include "check.h"
 #include "reference.h"
 #include "scopes.h"
+#include "webhooks.h"
 
 #define WEBHOOKS "/api/v1/integrations/webhooks"
 #define READ     SCOPE_WEBHOOKS_READ
@@ -18,6 +19,12 @@
 
 /* clang-format off */
 const struct route routes[] = {
+    {"createWebhook",       POST,   WEBHOOKS,                            WRITE,      BODY_REQUIRED, webhooks_create},
+    {"listWebhooks",        GET,    WEBHOOKS,                            READ,       BODY_NONE,     webhooks_list},
+    {"getWebhook",          GET,    WEBHOOKS "/{}",                      READ,       BODY_NONE,     webhooks_get},
+    {"updateWebhook",       PATCH,  WEBHOOKS "/{}",                      WRITE,      BODY_REQUIRED, webhooks_update},
+    {"deleteWebhook",       DELETE, WEBHOOKS "/{}",                      WRITE,      BODY_NONE,     webhooks_delete},
+    {"rotateWebhookSecret", POST,   WEBHOOKS "/{}/rotate-secret",        WRITE,      BODY_OPTIONAL, webhooks_rotate_secret},
     {"listEventTypes",   GET,    "/api/v1/integrations/event-types",        READ,       BODY_NONE,     reference_event_types},
     {"getOpenapi",       GET,    "/openapi.json",                           ROUTE_OPEN,  BODY_NONE,     reference_openapi},
     {"getHealth",        GET,    "/health",                                 ROUTE_OPEN,  BODY_NONE,     reference_health},
