@@ -10,6 +10,7 @@ import time
 import uuid
 
 import pytest
+from support.inside import ADDRESSES, DENIED_BY_OPERATOR, LOOPBACK, SPELLINGS, url_of
 from support.listeners import Canary, own_addresses
 from support.produce import envelope
 from support.sink import Sink
@@ -17,56 +18,7 @@ from support.tenant import Webhook
 from support.wait import await_condition
 
 PUBLIC = "127.77.0.1"
-DENIED_BY_OPERATOR = "127.77.13.1"
 SETTINGS = {"allow_cidrs": "127.77.0.0/16", "deny_cidrs": "127.77.13.0/24", "send_timeout": "3s", "connect_timeout": "1s"}
-
-# practices 6.1: one or more of each range, and what the customer reads.
-ADDRESSES = {
-    "0.0.0.0": "this network", "0.1.2.3": "this network", "10.0.0.1": "private", "10.255.255.254": "private",
-    "100.64.0.1": "shared address space", "100.100.100.200": "shared address space", "127.0.0.1": "loopback", "127.0.0.2": "loopback",
-    "127.255.255.254": "loopback", "168.63.129.16": "cloud platform", "169.254.0.1": "link-local", "169.254.169.254": "link-local",
-    "169.254.170.2": "link-local", "172.16.0.1": "private", "172.31.255.254": "private", "192.0.0.1": "IETF", "192.0.0.9": "IETF",
-    "192.0.0.192": "IETF", "192.0.2.2": "documentation", "192.31.196.1": "AS112", "192.52.193.1": "AMT", "192.88.99.1": "6to4",
-    "192.168.1.1": "private", "192.175.48.1": "AS112", "198.18.0.1": "benchmarking", "198.19.255.254": "benchmarking",
-    "198.51.100.1": "documentation", "203.0.113.1": "documentation", "224.0.0.1": "multicast", "239.255.255.255": "multicast",
-    "240.0.0.1": "reserved", "255.255.255.255": "broadcast",
-    "::": "unspecified", "::1": "loopback", "::7f00:1": "IPv4-compatible", "::ffff:7f00:1": "loopback", "::ffff:a00:1": "private",
-    "::ffff:0:7f00:1": "IPv4-translated", "64:ff9b::7f00:1": "NAT64", "64:ff9b:1::1": "NAT64", "100::1": "discard", "100:0:0:1::1": "dummy",
-    "5f00::1": "segment routing", "fc00::1": "unique local", "fd00:ec2::254": "unique local", "fe80::1": "link-local",
-    "fec0::1": "site-local", "ff02::1": "multicast", "2001::1": "Teredo", "2001:1::1": "IETF", "2001:2::1": "benchmarking", "2001:3::1": "IETF",
-    "2001:4:112::1": "IETF", "2001:10::1": "ORCHID", "2001:20::1": "ORCHIDv2", "2001:30::1": "IETF", "2001:db8::1": "documentation",
-    "2002:7f00:1::": "6to4", "2620:4f:8000::1": "AS112", "3fff::1": "documentation", "4000::1": "outside 2000::/3",
-    DENIED_BY_OPERATOR: "denied by the operator",
-}
-
-LOOPBACK = "127.0.0.1.*loopback"
-NO_HOST = "neither a name nor a valid IP address"
-# practices 6.2: spellings and tricks. {port} is the canaries'. What the customer reads is a pattern.
-SPELLINGS = {
-    "http://2130706433:{port}/": LOOPBACK, "http://0x7f.1:{port}/": LOOPBACK, "http://0X7F.0x0.0X0.1:{port}/": LOOPBACK,
-    "http://0177.0.0.1:{port}/": LOOPBACK, "http://127.1:{port}/": LOOPBACK, "http://127.0.1:{port}/": LOOPBACK,
-    "http://017700000001:{port}/": LOOPBACK, "http://0x7f000001:{port}/": LOOPBACK, "http://0:{port}/": "this network",
-    "http://0x0:{port}/": "this network", "http://①②⑦.0.0.1:{port}/": LOOPBACK, "http://１２７.0.0.1:{port}/": LOOPBACK,
-    "http://127。0。0。1:{port}/": LOOPBACK, "http://０x7f.1:{port}/": LOOPBACK, "http://127.0\u00ad.0.1:{port}/": LOOPBACK,
-    "http://ⓛocalhost:{port}/": "private network", "http://localhost:{port}/": "private network",
-    "http://LOCALHOST.:{port}/": "private network", "http://a.localhost:{port}/": "private network",
-    "http://printer.local:{port}/": "private network", "http://metadata.google.internal:{port}/": "private network",
-    "http://router.home.arpa:{port}/": "private network", "http://intranet:{port}/": "full name",
-    "http:/127.0.0.1:{port}/": "must start with", "http:///127.0.0.1:{port}/": "no host", "http:127.0.0.1:{port}/": "must start with",
-    "//127.0.0.1:{port}/": "must start with", "http://example.net\\@127.0.0.1:{port}/": "backslash",
-    "http://127.0.0.1%2f@example.net:{port}/": "user name", "http://example.net@127.0.0.1:{port}/": "user name",
-    "http://u@h@127.0.0.1:{port}/": "user name", "http://example.net#@127.0.0.1:{port}/": "fragment",
-    "http://127.0.0.1:{port}/#x": "fragment", "http://%31%32%37.0.0.1:{port}/": "percent-encoding",
-    "http://[::ffff:127.0.0.1]:{port}/": LOOPBACK, "http://[::127.0.0.1]:{port}/": "IPv4-compatible",
-    "http://[0:0:0:0:0:0:0:1]:{port}/": "loopback", "http://[::1%25lo]:{port}/": "zones", "http://[fe80::1%lo]:{port}/": "zones",
-    "http://[127.0.0.1]:{port}/": "Bad IPv6", "http://127.0.0.1.:{port}/": "ends in a dot", "http://256.1.1.1:{port}/": NO_HOST,
-    "http://1.2.3.4.5:{port}/": NO_HOST, "http://08.8.8.8:{port}/": NO_HOST, "http://0x100000001:{port}/": NO_HOST,
-    "http://example.0x7f:{port}/": NO_HOST, "http://127.0.0.1:0/": "port 0", "http://127.0.0.1:70000/": ".",
-    "http://127.0.0.1:80:{port}/": ".",
-    "http://127.0.0.1:{port} /": "blank", "http://127.0.0.1:{port}/\r\nHost: x": "blank", "ftp://127.0.0.1:{port}/": "must start with",
-    "file:///etc/passwd": "must start with", "gopher://127.0.0.1:{port}/": "must start with",
-}
-
 
 def public_many(n):
     return [f"127.77.{1 + i // 250}.{1 + i % 250}" for i in range(n)]
@@ -98,10 +50,6 @@ def outside(tmp_path):
     yield sink, canary
     canary.close()
     sink.close()
-
-
-def url_of(host, port):
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 def insert_unusable(stack, tenant, url):
@@ -183,6 +131,34 @@ def test_no_denied_address_is_ever_connected_to(stack, topic, tenant, outside, d
 
     row, = await_condition(rebound, 20, "the second answer is used")
     assert re.search(LOOPBACK, row["error"])
+    assert not canary.hits, canary.hits
+
+
+def test_nothing_inside_can_be_registered(stack, topic, tenant, outside, dns, producer, start_api, start_worker):
+    """An address is refused when it is registered; a name is not looked up then, and the worker refuses what it leads to."""
+    sink, canary = outside
+    port = canary.port
+    client = start_api(allow_cidrs=SETTINGS["allow_cidrs"], deny_cidrs=SETTINGS["deny_cidrs"]).client(tenant.id)
+    mine = client.create(sink.url("/mine"))
+    wanted = {url_of(address, port): re.escape(reason) for address, reason in ADDRESSES.items()}
+    wanted.update({url.format(port=port): pattern for url, pattern in SPELLINGS.items()})
+    problems = []
+    for url, pattern in wanted.items():
+        for answer in (client.post(body={"url": url, "events": ["*"]}), client.patch(mine["id"], {"url": url})):
+            errors = answer.json().get("errors", [])
+            if answer.status_code != 422 or [error["pointer"] for error in errors] != ["/url"] or not re.search(pattern, errors[0]["detail"]):
+                problems.append(f"{url}: {answer.status_code} {answer.text}, wanted {pattern!r}")
+    assert not problems, "\n".join(problems)
+    assert [webhook["url"] for webhook in client.get().json()["data"]] == [mine["url"]]
+
+    dns.answers["inside.example.net"] = ["127.0.0.1"]
+    named = client.create(f"http://inside.example.net:{port}/")
+    assert not dns.asked
+    worker = start_worker(dns_servers=dns.address, **SETTINGS)
+    event = producer.one(envelope(tenant.id))
+    topic.await_settled(worker.group)
+    assert refused(Webhook(stack, tenant.id, uuid.UUID(named["id"]), named["url"], ""), event, LOOPBACK) is None
+    assert [line["path"] for line in sink.ledger()] == ["/mine"]
     assert not canary.hits, canary.hits
 
 
