@@ -209,12 +209,14 @@ static void add_error(struct call *c, const char *key, const char *where, const 
                       va_list args)
 {
     char detail[DETAIL_SIZE];
+    char place[DETAIL_SIZE]; /* it may be an outsider's, too */
     format_detail(detail, fmt, args);
+    (void)pgarray_clean_text(where, strlen(where), place, sizeof(place));
     if (c->errors == NULL) {
         c->errors = json_array();
     }
     if (json_array_size(c->errors) < ERRORS_MAX) {
-        json_t *error = json_pack("{s:s, s:s}", key, where, "detail", detail);
+        json_t *error = json_pack("{s:s, s:s}", key, place, "detail", detail);
         CHECK(error != NULL && json_array_append_new(c->errors, error) == 0);
     }
 }

@@ -7,8 +7,10 @@
 #include "check.h"
 #include "clock.h"
 #include "event_types.h"
+#include "pgarray.h"
 
-#define POINTER_SIZE 160
+#define NAME_SHOWN   80 /* bytes */
+#define POINTER_SIZE (1 + 2 * NAME_SHOWN + 1)
 
 static bool is_in(const char *const *names, const char *name)
 {
@@ -21,17 +23,19 @@ static bool is_in(const char *const *names, const char *name)
 }
 
 /* RFC 6901: "~" and "/" of a name are escaped. A name of an outsider may be long: it is cut, but
- * never inside of a character, because call_error_at() cleans it. */
+ * never inside of a character. */
 static void pointer_to(const char *name, char out[POINTER_SIZE])
 {
+    char cut[NAME_SHOWN + 1];
     size_t n = 0;
+    (void)pgarray_clean_text(name, strlen(name), cut, sizeof(cut));
     out[n++] = '/';
-    for (; *name != '\0' && n < POINTER_SIZE - 3; name++) {
-        if (*name == '~' || *name == '/') {
+    for (const char *p = cut; *p != '\0'; p++) {
+        if (*p == '~' || *p == '/') {
             out[n++] = '~';
-            out[n++] = *name == '~' ? '0' : '1';
+            out[n++] = *p == '~' ? '0' : '1';
         } else {
-            out[n++] = *name;
+            out[n++] = *p;
         }
     }
     out[n] = '\0';

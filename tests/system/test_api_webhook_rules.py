@@ -88,6 +88,14 @@ def test_all_errors_are_told_at_once(client):
     assert client.get().json()["meta"]["total"] == 1
 
 
+def test_names_that_are_no_text_are_told_as_text(client):
+    for name in ("%FF", "%C3", "a%ED%A0%80", "%0A", "%E2%82" * 500):
+        assert len(errors_of(client.request("GET", f"{contract.OPERATIONS['listWebhooks'][1]}?{name}=1"), 400)) == 1
+    for name in ("é" * 1000, "a" + "é" * 1000, "ab" + "é" * 1000, "🔑" * 1000, "a" + "🔑" * 1000, "~/" * 1000, "\n", ""):
+        pointer, = set(errors_of(client.post(body={"url": URL, "events": ["*"], name: 1})))
+        assert pointer.startswith("/" + name.replace("~", "~0").replace("/", "~1").replace("\n", " ")[:20])
+
+
 def test_a_rotation_has_its_bounds(client):
     mine = client.create(URL)["id"]
     path = f"{mine}/rotate-secret"
