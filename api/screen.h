@@ -1,24 +1,15 @@
-/* What no handler should ever see: requests that two HTTP parsers could read differently, and
- * sizes out of bounds (style: the probes of section 5). Runs before routing; what it refuses is
- * answered and the connection closed. */
+/* What no handler ever sees: requests that two HTTP parsers could read differently, and sizes out
+ * of bounds. The reading is common/http_frame.c's, before evhttp's; here are this service's limits
+ * and what a client is told. */
 #ifndef NRW_SCREEN_H
 #define NRW_SCREEN_H
 
-#include <event2/http.h>
-#include <stdbool.h>
-
+#include "http_frame.h"
 #include "problem.h"
 
-#define SCREEN_URI_MAX     4096
-#define SCREEN_HEADERS_MAX 16384 /* names and values together */
-#define SCREEN_HEADERS_N   100
+extern const struct frame_limits screen_limits;
 
-struct screen_verdict {
-    enum problem problem;
-    char detail[160]; /* plain ASCII, quotes nothing of the request */
-};
-
-/* False: *ret says why. */
-bool screen_request(struct evhttp_request *req, struct screen_verdict *ret);
+enum problem screen_problem(enum frame_fault fault);
+const char *screen_detail(enum frame_fault fault); /* plain ASCII, quotes nothing of the request */
 
 #endif

@@ -11,7 +11,6 @@
 #include <sys/queue.h>
 
 #include "auth.h"
-#include "bounds.h"
 #include "call.h"
 #include "check.h"
 #include "clock.h"
@@ -178,13 +177,29 @@ static void on_request(void *ctx, struct evhttp_request *req)
     c->ended = call_ended;
     c->ended_ctx = s;
     s->calls++;
-    struct screen_verdict verdict;
-    if (screen_request(req, &verdict)) {
-        route_call(c);
-        return;
-    }
-    call_header(c, "Connection", "close"); /* what follows on it may be part of the trick */
-    call_problem(c, verdict.problem, "%s", verdict.detail);
+    route_call(c);
+}
+
+/* No call comes of it, but it is told, logged and counted like one. */
+static void on_refusal(void *ctx, enum frame_fault fault, struct buf *headers, struct buf *body)
+{
+    struct server *s = ctx;
+    CHECK_MAGIC(s, SERVER_MAGIC);
+    char request_id[UUID_TEXT + 1];
+    const struct uuid id = uuid_v4();
+    uuid_format(&id, request_id);
+    const enum problem problem = screen_problem(fault);
+    json_t *json = problem_json(problem, screen_detail(fault), request_id, NULL);
+    char *text = json_dumps(json, JSON_COMPACT);
+    CHECK(text != NULL);
+    buf_add_fmt(headers, "Content-Type: application/problem+json\r\nCache-Control: no-store\r\n");
+    buf_add_fmt(headers, "X-Content-Type-Options: nosniff\r\nX-Request-Id: %s\r\n", request_id);
+    buf_add_str(body, text);
+    free(text);
+    json_decref(json);
+    s->requests[routes_n][problem_status(problem) / 100 - 2]->value++;
+    log_info("api.request_refused", F_STR("request_id", request_id),
+             F_INT("status", problem_status(problem)), F_STR("why", screen_detail(fault)));
 }
 
 /* --- birth and end ---------------------------------------------------------------------- */
@@ -222,11 +237,10 @@ struct server *server_new(const struct api *api, struct err *err)
     struct server *s = mem_zero(1, sizeof(*s));
     s->magic = SERVER_MAGIC;
     s->api = api;
-    /* More than the screen lets pass, so that the refusal is ours and says why. */
     const struct httpd_config cfg = {.listen = api->cfg->api_listen,
                                      .connections_max = (unsigned)api->cfg->api_connections,
-                                     .headers_max = 2 * (SCREEN_URI_MAX + SCREEN_HEADERS_MAX),
-                                     .body_max = 2 * (size_t)LIMIT_REQUEST_BODY,
+                                     .limits = screen_limits,
+                                     .refusal = on_refusal,
                                      .idle_timeout_ms = api->cfg->api_idle_timeout,
                                      .request_timeout_ms = api->cfg->api_request_timeout};
     s->httpd = httpd_new(api->base, &cfg, on_request, s, err);

@@ -16,7 +16,9 @@
 
 #define ADMIN_MAGIC           0x61646d6eu
 #define ADMIN_CONNECTIONS_MAX 64
+#define TARGET_MAX            1024
 #define HEADERS_MAX           8192
+#define HEADERS_N             64
 #define BODY_MAX              1024
 #define IDLE_TIMEOUT_MS       10000
 #define REASONS_MAX           4096
@@ -120,8 +122,10 @@ struct admin *admin_new(struct event_base *base, const char *listen, admin_ready
     a->ctx = ctx;
     const struct httpd_config cfg = {.listen = listen,
                                      .connections_max = ADMIN_CONNECTIONS_MAX,
-                                     .headers_max = HEADERS_MAX,
-                                     .body_max = BODY_MAX,
+                                     .limits = {.target_max = TARGET_MAX,
+                                                .headers_max = HEADERS_MAX,
+                                                .headers_n = HEADERS_N,
+                                                .body_max = BODY_MAX},
                                      .idle_timeout_ms = IDLE_TIMEOUT_MS,
                                      .request_timeout_ms = IDLE_TIMEOUT_MS};
     a->httpd = httpd_new(base, &cfg, on_request, a, err);

@@ -1,12 +1,15 @@
-/* Owns the listener and what is known of each connection; evhttp owns the connections themselves
- * and the protocol. Knows no path and no content. Used by admin.c and by the API's server. */
+/* Owns the listener, what is known of each connection, and the refusal of what is not well-formed;
+ * evhttp owns the connections themselves and the protocol. Knows no path and no content. Used by
+ * admin.c and by the API's server. */
 #include "httpd.h"
 
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
+#include <event2/http_struct.h>
 #include <event2/listener.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/queue.h>
 #include <sys/socket.h>
 
@@ -20,13 +23,18 @@
 #define SWEEP_US        100000L
 #define SPARED_US       1000000 /* a client that has just come may be about to ask */
 #define WRITE_TIMEOUT_S 30      /* without progress; a reader slower than that has left */
+#define LINGER_US       2000000 /* for a client to read why it was refused */
+#define LINE_SLACK      64      /* of a first line beside its address: method, version, blanks */
 
-enum conn_state { CONN_IDLE, CONN_RECEIVING, CONN_BUSY };
+enum conn_state { CONN_IDLE, CONN_RECEIVING, CONN_BUSY, CONN_REFUSED };
 
 struct conn {
     unsigned magic;
+    struct httpd *httpd;
     enum conn_state state;
     int64_t since_mono_us;
+    struct frame frame;      /* of the request that is being received */
+    size_t beyond;           /* bytes received after its end */
     struct bufferevent *bev; /* one reference of ours */
     bool told;               /* shut down by us: evhttp sees the end and frees it */
     TAILQ_ENTRY(conn) link;
@@ -94,16 +102,129 @@ static void forget(struct httpd *h, struct conn *c)
     free(c);
 }
 
-/* Bytes came in or were read. */
+static struct evbuffer *input_of(const struct conn *c)
+{
+    return bufferevent_get_input(c->bev);
+}
+
+static void drop_input(const struct conn *c)
+{
+    CHECK(evbuffer_drain(input_of(c), evbuffer_get_length(input_of(c))) == 0);
+}
+
+/* --- refusals --------------------------------------------------------------------------- */
+
+static const char *reason_of(int status)
+{
+    switch (status) {
+    case 413:
+        return "Content Too Large";
+    case 414:
+        return "URI Too Long";
+    case 417:
+        return "Expectation Failed";
+    case 431:
+        return "Request Header Fields Too Large";
+    default:
+        return "Bad Request";
+    }
+}
+
+static void plain_refusal(void *ctx, enum frame_fault fault, struct buf *headers, struct buf *body)
+{
+    (void)ctx;
+    buf_add_str(headers, "Content-Type: text/plain\r\n");
+    buf_add_fmt(body, "%s\n", frame_text(fault));
+}
+
+/* evhttp is still waiting for this request and has nothing to say: the answer goes past it. What
+ * the socket does not take at once is lost; a client that reads no answers needs none. */
+static void refuse(struct conn *c, enum frame_fault fault)
+{
+    struct httpd *h = c->httpd;
+    const int status = frame_status(fault);
+    struct buf headers;
+    struct buf body;
+    struct buf answer;
+    buf_init(&headers, HTTPD_REFUSAL_MAX);
+    buf_init(&body, HTTPD_REFUSAL_MAX);
+    buf_init(&answer, 3 * (size_t)HTTPD_REFUSAL_MAX);
+    (h->cfg.refusal != NULL ? h->cfg.refusal : plain_refusal)(h->ctx, fault, &headers, &body);
+    buf_add_fmt(&answer, "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Length: %zu\r\n", status,
+                reason_of(status), body.len);
+    buf_add(&answer, headers.data, headers.len);
+    buf_add_str(&answer, "\r\n");
+    buf_add(&answer, body.data, body.len);
+    CHECK(buf_ok(&headers) && buf_ok(&body) && buf_ok(&answer));
+    const evutil_socket_t fd = bufferevent_getfd(c->bev);
+    (void)send(fd, answer.data, answer.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    (void)shutdown(fd, SHUT_WR);
+    buf_done(&headers);
+    buf_done(&body);
+    buf_done(&answer);
+    set_state(c, CONN_REFUSED);
+    drop_input(c);
+}
+
+/* --- requests as they come in ----------------------------------------------------------- */
+
+/* The last n bytes of the input are new. Runs before evhttp reads them. */
+static void read_ahead(struct conn *c, size_t n)
+{
+    struct evbuffer *input = input_of(c);
+    struct evbuffer_ptr at;
+    CHECK(evbuffer_ptr_set(input, &at, evbuffer_get_length(input) - n, EVBUFFER_PTR_SET) == 0);
+    while (n > 0 && !c->frame.done) {
+        struct evbuffer_iovec piece;
+        CHECK(evbuffer_peek(input, (ev_ssize_t)n, &at, &piece, 1) >= 1);
+        const size_t len = piece.iov_len < n ? piece.iov_len : n;
+        const size_t took = frame_feed(&c->frame, &c->httpd->cfg.limits, piece.iov_base, len);
+        if (c->frame.fault != FRAME_GOOD) {
+            refuse(c, c->frame.fault);
+            return;
+        }
+        n -= took;
+        (void)evbuffer_ptr_set(input, &at, took, EVBUFFER_PTR_ADD); /* fails at the very end */
+    }
+    c->beyond += n;
+}
+
 static void on_input(struct evbuffer *input, const struct evbuffer_cb_info *info, void *ctx)
 {
     struct conn *c = ctx;
     (void)input;
     CHECK_MAGIC(c, CONN_MAGIC);
-    if (info->n_added > 0 && c->state == CONN_IDLE) {
+    if (info->n_added == 0) {
+        return;
+    }
+    switch (c->state) {
+    case CONN_IDLE:
         set_state(c, CONN_RECEIVING);
+        read_ahead(c, info->n_added);
+        break;
+    case CONN_RECEIVING:
+        read_ahead(c, info->n_added);
+        break;
+    case CONN_BUSY:
+        break; /* its turn comes when the answer is written */
+    case CONN_REFUSED:
+        drop_input(c);
+        break;
     }
 }
+
+static void await_request(struct conn *c)
+{
+    frame_begin(&c->frame);
+    c->beyond = 0;
+    const size_t n = evbuffer_get_length(input_of(c)); /* pipelined */
+    set_state(c, n > 0 ? CONN_RECEIVING : CONN_IDLE);
+    if (n > 0) {
+        read_ahead(c, n);
+    }
+}
+
+/* --- the cap and the deadlines ---------------------------------------------------------- */
 
 static struct conn *longest_idle(struct httpd *h, int64_t now)
 {
@@ -157,6 +278,8 @@ static bool is_overdue(const struct httpd *h, const struct conn *c, int64_t now)
         return now - c->since_mono_us >= h->cfg.request_timeout_ms * 1000;
     case CONN_BUSY:
         return false; /* its handler has deadlines of its own, writing has evhttp's */
+    case CONN_REFUSED:
+        return now - c->since_mono_us >= LINGER_US;
     }
     return false;
 }
@@ -191,12 +314,13 @@ static struct bufferevent *on_accept(struct event_base *base, void *ctx)
     struct httpd *h = httpd_of(ctx);
     struct conn *c = mem_zero(1, sizeof(*c));
     c->magic = CONN_MAGIC;
+    c->httpd = h;
     c->bev = bufferevent_socket_new(base, -1, BEV_OPT_CLOSE_ON_FREE);
     CHECK(c->bev != NULL);
     bufferevent_incref(c->bev);
-    CHECK(evbuffer_add_cb(bufferevent_get_input(c->bev), on_input, c) != NULL);
-    set_state(c, CONN_IDLE);
+    CHECK(evbuffer_add_cb(input_of(c), on_input, c) != NULL);
     TAILQ_INSERT_TAIL(&h->conns, c, link);
+    await_request(c);
     h->n++;
     if (h->n == 1) {
         const struct timeval tv = {.tv_usec = SWEEP_US};
@@ -222,14 +346,28 @@ static struct conn *conn_of(struct httpd *h, struct evhttp_request *req)
     return c;
 }
 
-/* The answer is written; a pipelined request may be there already. */
+static bool is_header(const struct evkeyvalq *headers, const char *value)
+{
+    const char *text = evhttp_find_header(headers, "Connection");
+    return text != NULL && strcasecmp(text, value) == 0;
+}
+
+/* As evhttp is about to decide. */
+static bool will_close(const struct evhttp_request *req)
+{
+    return is_header(req->output_headers, "close") || is_header(req->input_headers, "close") ||
+           (req->minor == 0 && !is_header(req->input_headers, "keep-alive"));
+}
+
+/* The answer is written. */
 static void on_answered(struct evhttp_request *req, void *ctx)
 {
     struct conn *c = ctx;
-    (void)req;
     CHECK_MAGIC(c, CONN_MAGIC);
-    const bool more = evbuffer_get_length(bufferevent_get_input(c->bev)) > 0;
-    set_state(c, more ? CONN_RECEIVING : CONN_IDLE);
+    if (will_close(req)) {
+        drop_input(c); /* what followed is nobody's business any more */
+    }
+    await_request(c);
 }
 
 static void on_request(struct evhttp_request *req, void *ctx)
@@ -237,7 +375,12 @@ static void on_request(struct evhttp_request *req, void *ctx)
     struct httpd *h = httpd_of(ctx);
     struct conn *c = conn_of(h, req);
     CHECK(c != NULL); /* it is forgotten only after evhttp has let go of it */
+    const bool agreed = c->frame.done && evbuffer_get_length(input_of(c)) == c->beyond;
     set_state(c, CONN_BUSY);
+    if (!agreed) {                                     /* no input is known that gets here */
+        evhttp_send_error(req, HTTP_BADREQUEST, NULL); /* and closes */
+        return;
+    }
     evhttp_request_set_on_complete_cb(req, on_answered, c);
     if (h->draining) {
         CHECK(evhttp_add_header(evhttp_request_get_output_headers(req), "Connection", "close") ==
@@ -329,8 +472,10 @@ struct httpd *httpd_new(struct event_base *base, const struct httpd_config *cfg,
     h->http = evhttp_new(base);
     h->sweep = event_new(base, -1, EV_PERSIST, on_sweep, h);
     CHECK(h->sweep != NULL && h->http != NULL);
-    evhttp_set_max_headers_size(h->http, (ev_ssize_t)cfg->headers_max);
-    evhttp_set_max_body_size(h->http, (ev_ssize_t)cfg->body_max);
+    /* Never reached: the frame is in front. */
+    evhttp_set_max_headers_size(
+        h->http, (ev_ssize_t)(cfg->limits.target_max + cfg->limits.headers_max + LINE_SLACK));
+    evhttp_set_max_body_size(h->http, (ev_ssize_t)cfg->limits.body_max);
     const int64_t longest_ms = cfg->idle_timeout_ms > cfg->request_timeout_ms
                                    ? cfg->idle_timeout_ms
                                    : cfg->request_timeout_ms;

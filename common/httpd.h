@@ -1,12 +1,14 @@
-/* evhttp on the loop, with what it lacks: a cap on connections and deadlines that a slow client
- * cannot stretch byte by byte.
+/* evhttp on the loop, with what it lacks: a strict reading of requests (http_frame.h), a cap on
+ * connections, and deadlines that a slow client cannot stretch byte by byte.
  *
  *   IDLE --first byte--> RECEIVING --whole request--> BUSY --answer written--> IDLE
+ *                            |
+ *                            +--not well-formed, or too large--> REFUSED
  *
- * IDLE and RECEIVING have a deadline each. At the cap the listener pauses, clients wait in the
- * kernel's backlog, and the connections that have been idle longest (a second at least) are closed
- * to make room. Sizes that evhttp enforces itself are answered by it, in HTML (413, and 400 for
- * headers): give it more than the handler allows, and refuse in the handler. */
+ * IDLE and RECEIVING have a deadline each. REFUSED: evhttp does not see the request; the answer
+ * goes out at once, and what else the client sends is dropped for a while so that it can read that
+ * answer. At the cap the listener pauses, clients wait in the kernel's backlog, and the connections
+ * that have been idle longest (a second at least) are closed to make room. */
 #ifndef NRW_HTTPD_H
 #define NRW_HTTPD_H
 
@@ -16,21 +18,30 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "buf.h"
 #include "err.h"
+#include "http_frame.h"
 
 struct httpd;
+
+/* Adds to a refusal its header lines (each with CR LF; those of the framing are there) and its
+ * body. HTTPD_REFUSAL_MAX bytes of each. */
+typedef void httpd_refusal_fn(void *ctx, enum frame_fault fault, struct buf *headers,
+                              struct buf *body);
+#define HTTPD_REFUSAL_MAX 2048
 
 struct httpd_config {
     const char *listen; /* "address:port" ("[::1]:9464" for IPv6; port 0 picks a free one) */
     unsigned connections_max;
-    size_t headers_max;         /* request line and headers */
-    size_t body_max;            /* 413 above it             */
+    struct frame_limits limits;
+    httpd_refusal_fn *refusal;  /* NULL: a line of text         */
     int64_t idle_timeout_ms;    /* without a byte of a request  */
     int64_t request_timeout_ms; /* from its first byte to its last */
 };
 
-/* A whole request, of any method that evhttp can read. Must be answered by one of evhttp's reply
- * functions, now or later; a client that has left meanwhile makes that reply a mere clean-up. */
+/* A whole and well-formed request within the limits, of any method. Must be answered by one of
+ * evhttp's reply functions, now or later; a client that has left meanwhile makes that reply a mere
+ * clean-up. */
 typedef void httpd_fn(void *ctx, struct evhttp_request *req);
 
 /* NULL: ERR_INVALID or ERR_IO, the text names the address. */

@@ -109,6 +109,17 @@ def api(start_api):
     return start_api()
 
 
+@pytest.fixture(scope="module")
+def module_api(running_stack, tmp_path_factory):
+    """One API for the tests of a module that leave everything as it was."""
+    running_stack.ensure_running()
+    api = Api(running_stack, tmp_path_factory.mktemp("api"))
+    try:
+        yield api.start().ready()
+    finally:
+        api.close()
+
+
 @pytest.fixture
 def worker(start_worker):
     """One worker with the default settings."""

@@ -81,12 +81,12 @@ static int set_up(void **state)
     t.base = event_base_new();
     t.ticker = event_new(t.base, -1, EV_PERSIST, on_tick, NULL);
     event_add(t.ticker, &tick);
-    const struct httpd_config cfg = {.listen = "127.0.0.1:0",
-                                     .connections_max = MAX,
-                                     .headers_max = 4096,
-                                     .body_max = 4096,
-                                     .idle_timeout_ms = IDLE_MS,
-                                     .request_timeout_ms = REQUEST_MS};
+    const struct httpd_config cfg = {
+        .listen = "127.0.0.1:0",
+        .connections_max = MAX,
+        .limits = {.target_max = 1024, .headers_max = 4096, .headers_n = 20, .body_max = 4096},
+        .idle_timeout_ms = IDLE_MS,
+        .request_timeout_ms = REQUEST_MS};
     t.httpd = httpd_new(t.base, &cfg, on_request, &t, &err);
     return t.httpd == NULL ? -1 : 0;
 }
