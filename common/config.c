@@ -19,11 +19,10 @@
 #define PREFIX          "NRW_"
 #define PREFIX_LEN      (sizeof(PREFIX) - 1)
 #define FILE_SUFFIX     "_FILE"
-#define NAME_SIZE       64             /* of our own names; longer ones are unknown anyway */
-#define SECRET_FILE_MAX 65536          /* a key ring of 1000 keys has 50 kB                */
-#define SHOWN_MAX       80             /* of a wrong value, in a problem                   */
-#define VALUE_SIZE      128            /* of a printed number, duration or list            */
-#define CRASH_SWITCH    "NRW_CRASH_AT" /* belongs to test builds                         */
+#define NAME_SIZE       64    /* of our own names; longer ones are unknown anyway */
+#define SECRET_FILE_MAX 65536 /* a key ring of 1000 keys has 50 kB                */
+#define SHOWN_MAX       80    /* of a wrong value, in a problem                   */
+#define VALUE_SIZE      128   /* of a printed number, duration or list            */
 
 enum kind {
     KIND_STR,
@@ -422,6 +421,21 @@ static void report_unknown(const char *name, size_t len, struct buf *problems)
 
 /* --- the environment -------------------------------------------------------------------- */
 
+/* Names with our prefix that stand in the same shells and are no settings of a program. */
+static bool is_for_others(const char *name, size_t len)
+{
+    static const char *const names[] = {
+        "NRW_API_URL",  /* where clients find the API */
+        "NRW_CRASH_AT", /* belongs to test builds     */
+    };
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+        if (strlen(names[i]) == len && memcmp(name, names[i], len) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Sorts one "NAME=value" into `given`. An empty value counts as not given: deployment templates
  * write them. */
 static void sort_entry(const char *entry, struct given given[N_ROWS], struct buf *problems)
@@ -431,7 +445,7 @@ static void sort_entry(const char *entry, struct given given[N_ROWS], struct buf
         return;
     }
     size_t len = (size_t)(equals - entry);
-    if (len == sizeof(CRASH_SWITCH) - 1 && memcmp(entry, CRASH_SWITCH, len) == 0) {
+    if (is_for_others(entry, len)) {
         return;
     }
     for (size_t i = 0; i < N_ROWS; i++) {

@@ -42,7 +42,7 @@ enum config_program { CONFIG_WORKER, CONFIG_API };
  * missing and doubly given (NAME and NAME_FILE) values are ALL collected in `problems`, one line
  * each; secret values never appear there. NAME_FILE works for SECRET kinds; a trailing newline of
  * the file is dropped. False: at least one problem; cfg is then only good for config_free.
- * NRW_CRASH_AT is known and ignored here (test builds). */
+ * NRW_CRASH_AT (test builds) and NRW_API_URL (clients) are known and ignored here. */
 bool config_load(struct config *cfg, enum config_program program, char *const *envp,
                  struct buf *problems) MUST_CHECK;
 void config_free(struct config *cfg); /* cleanses secrets */

@@ -1,16 +1,14 @@
 # shellcheck shell=bash
 # The demo's contents: a tenant, three webhooks on the demo receiver, and what they must receive; and a fourth one,
-# flaky, whose receiver fails each delivery once, so that a retry can be watched. Used by up, publish and status. All ids are fixed, so that running it again changes nothing.
+# flaky, whose receiver fails each delivery once, so that a retry can be watched. All of it is made through the REST API,
+# and found again by its description, so that running it again changes nothing. Used by up, publish and status.
 
 DEMO_WEBHOOKS=(everything some alerts)
 
+# The id that the API gave it; nothing when it is not there.
 demo_webhook_id() {
-    case $1 in
-        everything) echo 0d1e2f30-4a5b-4c6d-8e7f-000000000001 ;;
-        some) echo 0d1e2f30-4a5b-4c6d-8e7f-000000000002 ;;
-        alerts) echo 0d1e2f30-4a5b-4c6d-8e7f-000000000003 ;;
-        flaky) echo 0d1e2f30-4a5b-4c6d-8e7f-000000000004 ;;
-    esac
+    psql_demo -At <<<"SELECT id FROM webhooks WHERE tenant_id = '$DEMO_TENANT' AND description = 'demo: $1'
+        AND deleted_at IS NULL ORDER BY created_at LIMIT 1"
 }
 demo_patterns() {
     case $1 in
@@ -34,24 +32,49 @@ demo_wants() {
     return 1
 }
 
-# demo_seed: secrets are sealed by the worker's own program, and only for a webhook that is not there yet.
-demo_seed() {
-    local name id blob
+# demo_jwt: a token as the gateway would pass it on, for an hour.
+demo_jwt() {
+    /usr/bin/python3 - "$DEMO_TENANT" "$SECRETS/jwt" <<'PYTHON'
+import base64, hashlib, hmac, json, sys, time
+part = lambda data: base64.urlsafe_b64encode(data).rstrip(b"=")
+claims = {"sub": "demo", "tenant_id": sys.argv[1], "exp": int(time.time()) + 3600}
+text = b".".join(part(json.dumps(value).encode()) for value in ({"alg": "HS256", "typ": "JWT"}, claims))
+print((text + b"." + part(hmac.new(open(sys.argv[2], "rb").read(), text, hashlib.sha256).digest())).decode())
+PYTHON
+}
+
+# demo_api METHOD PATH [JSON]: prints the answer; false unless the API says 2xx.
+demo_api() {
+    local body=()
+    (($# < 3)) || body=(-H 'Content-Type: application/json' --data-binary @-)
+    printf '%s' "${3:-}" | curl -sS --fail-with-body --max-time 20 --noproxy '*' -X "$1" -H @"$SECRETS/demo-api-header" \
+        "${body[@]}" "$(api_url)/api/v1/integrations/webhooks$2"
+}
+
+# demo_credentials: the account service's part (a tenant), and an API key from the operator's command.
+demo_credentials() {
     psql_demo <<<"INSERT INTO tenants (id, name, owner_email) VALUES ('$DEMO_TENANT', 'Demo', 'owner@example.com')
         ON CONFLICT DO NOTHING"
+    if [[ ! -s $SECRETS/demo-api-key ]]; then
+        (api_environment && "$(api_program)" keys create --tenant "$DEMO_TENANT" --name demo) >"$LOCAL_DIR/tmp/api-key" 2>"$LOGS/keys.log" ||
+            die "no API key could be made: $(tail -n 1 "$LOGS/keys.log")"
+        mv "$LOCAL_DIR/tmp/api-key" "$SECRETS/demo-api-key"
+    fi
+    printf 'X-API-Key: %s\n' "$(secret demo-api-key)" >"$SECRETS/demo-api-header"
+}
+
+# demo_seed: a webhook that is there becomes again what the demo begins with, whatever was tried with it since.
+demo_seed() {
+    local name id json answer
+    demo_credentials
     for name in "${DEMO_WEBHOOKS[@]}" flaky; do
         id=$(demo_webhook_id "$name")
-        if [[ -z $(psql_demo -At <<<"SELECT 1 FROM webhooks WHERE id = '$id'") ]]; then
-            blob=$(worker_environment worker-1 && secret "$(demo_secret "$name")" |
-                "$(worker_program)" seal --webhook "$id" --tenant "$DEMO_TENANT") ||
-                die "the secret of the demo webhook $name could not be sealed"
-            psql_demo <<<"INSERT INTO webhooks (id, tenant_id, url, description, secret, events)
-                VALUES ('$id', '$DEMO_TENANT', '$(demo_url "$name")', 'demo: $name', '$blob',
-                        string_to_array('$(demo_patterns "$name")', ',')) ON CONFLICT DO NOTHING"
-        fi
-        # Whatever was tried with it since, the demo begins with a working webhook.
-        psql_demo <<<"UPDATE webhooks SET url = '$(demo_url "$name")', active = true, status = 'active', failing_since = NULL,
-            disabled_at = NULL, disabled_reason = NULL, deleted_at = NULL WHERE id = '$id'"
+        json=$(printf '"url": "%s", "events": ["%s"], "active": true' "$(demo_url "$name")" "$(demo_patterns "$name" | sed 's/,/", "/g')")
+        if [[ -n $id ]]; then
+            answer=$(demo_api PATCH "/$id" "{$json}")
+        else
+            answer=$(demo_api POST '' "{$json, \"description\": \"demo: $name\", \"secret\": \"$(secret "$(demo_secret "$name")")\"}")
+        fi || die "the API did not take the demo webhook $name: $answer"
     done
 }
 

@@ -71,6 +71,7 @@ state_init() {
     secret_make keyring random_keyring
     secret_make demo-whsec random_whsec
     secret_make demo-plain random_plain
+    secret_make jwt random_hex 32
 }
 
 state_exists() { [[ -e $MARKER && -d $SECRETS ]]; }
@@ -99,7 +100,7 @@ secret() { printf '%s' "$(<"$SECRETS/$1")"; }
 
 # ---------------------------------------------------------------- ports
 
-declare -A PORT_DEFAULT=([PG]=15432 [REDIS]=16379 [KAFKA]=19092 [KAFKA_CONTROLLER]=19093 [SINK]=18080 [ADMIN]=9464)
+declare -A PORT_DEFAULT=([PG]=15432 [REDIS]=16379 [KAFKA]=19092 [KAFKA_CONTROLLER]=19093 [SINK]=18080 [ADMIN]=9464 [API]=18081 [API_ADMIN]=9463)
 declare -A PORT=()
 
 # The variable wins, then what the stack was last started with, then the default.
@@ -143,6 +144,7 @@ port_claim() {
 database_url() { printf 'postgresql://netrecon:%s@127.0.0.1:%s/netrecon' "$(secret postgres)" "${PORT[PG]}"; }
 admin_database_url() { printf 'postgresql://postgres:%s@127.0.0.1:%s/postgres' "$(secret postgres-admin)" "${PORT[PG]}"; }
 redis_url() { printf 'redis://:%s@127.0.0.1:%s/0' "$(secret redis)" "${PORT[REDIS]}"; }
+api_url() { printf 'http://127.0.0.1:%s' "${PORT[API]}"; }
 sink_url() { printf 'http://127.0.0.1:%s' "${PORT[SINK]}"; }
 kafka_mode() { if [[ -r $RUN/kafka.mode ]]; then cat "$RUN/kafka.mode"; else echo real; fi; }
 # The mock brokers choose their own port; it is known once they run.

@@ -5,7 +5,7 @@
 
 PACKAGES_BUILD=(cmake ninja-build gcc libc6-dev pkg-config libssl-dev librdkafka-dev libcurl4-openssl-dev libpq-dev
     libevent-dev libjansson-dev libc-ares-dev libhiredis-dev libcmocka-dev python3-yaml)
-PACKAGES_RUN=(ca-certificates postgresql-15 redis-tools)
+PACKAGES_RUN=(ca-certificates curl postgresql-15 redis-tools)
 PACKAGES_KAFKA=(openjdk-17-jre-headless maven)
 CLUSTER_CONF=/etc/postgresql-common/createcluster.conf
 

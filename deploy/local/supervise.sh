@@ -5,7 +5,7 @@
 
 # shellcheck source-path=SCRIPTDIR source=demo.sh
 . "$here/demo.sh"
-for file in postgres redis kafka sink worker; do
+for file in postgres redis kafka sink worker api; do
     # shellcheck source=/dev/null
     . "$here/services/$file.sh"
 done
