@@ -45,12 +45,6 @@ def quick(stack, tmp_path):
     sink.close()
 
 
-def produce(*arguments, **options):
-    tool = ProduceTool(*arguments, **options)
-    raise_priority(tool.process.pid)
-    return tool
-
-
 def latency(sink):
     found = sink.stats()["latency_us"]
     sink.reset_counters()
@@ -148,7 +142,7 @@ def test_overdue_rows_of_an_outage(stack, topic, tenant, sink, quick, start_work
 
         began = time.monotonic()
         watch = Watch(sample)
-        acked = produce(topic, tenant.id, *SPREAD, count=1500, rate=150).wait()
+        acked = ProduceTool(topic, tenant.id, *SPREAD, count=1500, rate=150, first=True).wait()
         await_condition(lambda: quick.stats()["requests"] >= len(acked), 30, "all new events have arrived")
         new = latency(quick)
         served = stack.query("select count(*) from attempts where webhook_id = any(%s)", [webhook.id for webhook in many])[0][0]
@@ -227,8 +221,8 @@ def test_dead_endpoints_cost_the_healthy_ones_nothing(stack, topic, tenant, quic
 
     def load(seconds):
         """To the tenant of the healthy ones 40 events a second, to all the others together 20."""
-        producing = {tenant.id: produce(topic, tenant.id, *SPREAD, count=40 * seconds, rate=40),
-                     root: produce(topic, root, *SPREAD, count=20 * seconds, rate=20, tenants=len(others))}
+        producing = {tenant.id: ProduceTool(topic, tenant.id, *SPREAD, count=40 * seconds, rate=40, first=True),
+                     root: ProduceTool(topic, root, *SPREAD, count=20 * seconds, rate=20, tenants=len(others), first=True)}
         for whose, one in producing.items():
             produced[whose] += one.wait()
         quick_ones = 40 * seconds * HEALTHY
@@ -290,7 +284,7 @@ def test_one_loud_tenant(stack, topic, tenant, quick, start_worker, tmp_path):
     alone, beside, acked = [], [], 0
 
     def load(seconds):
-        produce(topic, tenant.id, *SPREAD, count=quiet_rate * seconds, rate=quiet_rate).wait()
+        ProduceTool(topic, tenant.id, *SPREAD, count=quiet_rate * seconds, rate=quiet_rate, first=True).wait()
         await_condition(lambda: quick.stats()["requests"] >= quiet_rate * seconds, 30, "all have arrived")
         return latency(quick)
 

@@ -19,7 +19,7 @@ from support import attempts, clock
 from support.attempts import await_no_pending, delays, hold, when
 from support.kafka import Topic
 from support.paths import ROOT, clean_environment
-from support.priority import raise_priority
+from support.priority import raise_priority, services_first
 from support.produce import SPREAD, Producer, ProduceTool, envelope
 from support.sink import Sink
 from support.smtp import CONSOLE_URL, MAIL_FROM, Mailbox
@@ -35,7 +35,8 @@ WRITTEN_S = 0.5 * PATIENCE
 LATE_S = 1.5 * PATIENCE
 LATE_MAX_S = 60  # whatever happens to Redis
 RECONCILE_S = 4
-SWEPT_S = 5 * PATIENCE  # every second, and what is due then goes together
+# Every second all that is due goes together, and what an endpoint has no room for then comes a second later, or some: a quarter of the promise.
+SWEPT_S = 15 * PATIENCE
 ABSENT_S = float(os.environ.get("FAULT_REDIS_SECONDS", "180"))
 LEASE_MARGIN_S = 20  # retries_lease_ms() is this on top of both settings
 BRIEF = {"send_timeout": "2s", "spill_after": "200ms"}
@@ -649,17 +650,17 @@ def test_flushall_and_kill_of_redis_lose_no_retry(stack, topic, tenant, subscrib
 def test_members_that_vanish_from_redis_are_found(stack, topic, tenant, subscribe, sink, producer, start_worker):
     """Nothing tells that they are gone: the epoch is there, the server has not restarted."""
     webhook, = subscribe(1, "fail_first=1")
-    worker = start_worker(retry_delays=delays(1), retry_reconcile=f"{RECONCILE_S}s")
+    worker = start_worker(retry_delays=delays(6), retry_reconcile=f"{RECONCILE_S}s")
     await_condition(lambda: worker.metric("nrw_redis_up") == 1, 20, "Redis is used")
     with redis.Redis.from_url(stack.exports["NRW_REDIS_URL"]) as client:
         acked = producer.many(tenant.id, 50)
-        await_condition(lambda: client.zcard("{nrw}:due") > 0, 20, "retries wait in Redis")
+        await_condition(lambda: client.zcard("{nrw}:due") >= len(acked), 6, "the retries wait in Redis")
         client.delete("{nrw}:due")
         rebuilds = worker.metric("nrw_schedule_rebuilds_total")
     await_condition(lambda: len(sink.ledger(answer=200)) == len(acked), 1.6 * RECONCILE_S + 20, "all are delivered")
     await_no_pending(stack, [webhook])
     assert worker.metric("nrw_schedule_reconciled_total") > 0 and worker.metric("nrw_schedule_rebuilds_total") == rebuilds
-    assert max(attempts.lateness(stack, sink, [webhook]).late) <= 1.6 * RECONCILE_S + LATE_S
+    assert max(attempts.lateness(stack, sink, [webhook]).late) <= 1.6 * RECONCILE_S + 2 * LATE_S
     attempts.check(stack, sink, topic, [webhook], acked, what="vanished from Redis")
 
 
@@ -669,11 +670,13 @@ def test_redis_absent(stack, topic, tenant, subscribe, sink, start_worker, tmp_p
     failing = subscribe(2, "fail_first=2")
     fast = Sink(tmp_path / "fast", "--latency", ledger=False)
     tenant.webhook(fast.url("/fast"))
-    try:
+    with contextlib.ExitStack() as at_end:
+        at_end.callback(fast.close)
+        at_end.enter_context(services_first(stack))
         stack.redis_stop()
         worker = start_worker(retry_delays=delays(1))
         raise_priority(worker.pid, fast.process.pid)
-        acked = ProduceTool(topic, tenant.id, *SPREAD, count=800, rate=100).wait()
+        acked = ProduceTool(topic, tenant.id, *SPREAD, count=800, rate=100, first=True).wait()
         topic.await_settled(worker.group)
         await_no_pending(stack, failing)
         assert worker.metric("nrw_redis_up") == 0
@@ -685,7 +688,7 @@ def test_redis_absent(stack, topic, tenant, subscribe, sink, start_worker, tmp_p
         stack.redis_start()
         await_condition(lambda: worker.metric("nrw_redis_up") == 1, 20, "Redis is back")
         fast.reset_counters()
-        acked += ProduceTool(topic, tenant.id, *SPREAD, count=400, rate=100).wait()
+        acked += ProduceTool(topic, tenant.id, *SPREAD, count=400, rate=100, first=True).wait()
         topic.await_settled(worker.group)
         await_no_pending(stack, failing)
         present = fast.stats()["latency_us"]
@@ -694,8 +697,6 @@ def test_redis_absent(stack, topic, tenant, subscribe, sink, start_worker, tmp_p
         assert absent["p99"] <= (2 * present["p99"] + 100_000) * PATIENCE
         assert fast.stats()["requests"] == 400 and worker.metric("nrw_schedule_claimed_total") > 0
         attempts.check(stack, sink, topic, failing, acked, what="Redis absent")
-    finally:
-        fast.close()
 
 
 @pytest.mark.slow

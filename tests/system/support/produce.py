@@ -11,6 +11,7 @@ from confluent_kafka import Producer as KafkaProducer
 
 from support.kafka import MESSAGE_BYTES_MAX
 from support.paths import PRODUCE, clean_environment
+from support.priority import raise_priority
 
 TIMEOUT_S = 60
 # For the tool: without a key the events of one tenant go to all partitions.
@@ -80,10 +81,11 @@ class Producer:
 
 
 class ProduceTool:
-    """tests/tools/produce in the background, for volume. stop() or wait(); acked() may be asked at any time."""
+    """tests/tools/produce in the background, for volume. stop() or wait(); acked() may be asked at any time. first: before all others on the
+    processor, where latency is measured."""
 
     def __init__(self, topic, tenant_id, *options: str, count: int | None = None, rate: int | None = None, event: str = "alert.created",
-                 tenants: int = 1, size: int | None = None):
+                 tenants: int = 1, size: int | None = None, first: bool = False):
         self._folder = tempfile.TemporaryDirectory(prefix="nrw-produce-")
         self.acked_path = pathlib.Path(self._folder.name) / "acked"
         self.acked_path.touch()
@@ -94,6 +96,8 @@ class ProduceTool:
                 command += [name, str(value)]
         self.process = subprocess.Popen([*command, *options], env=clean_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                         stderr=subprocess.STDOUT, text=True, start_new_session=True)
+        if first:
+            raise_priority(self.process.pid)
 
     def acked(self) -> list[str]:
         """Ids of whole lines so far."""
