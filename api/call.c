@@ -159,22 +159,17 @@ void call_reply(struct call *c, int status, json_t *body)
     }
 }
 
+/* detail may quote an outsider, and may have been cut in the middle of a character. */
 static void reply_problem(struct call *c, enum problem p, const char *detail)
 {
+    char clean[DETAIL_SIZE];
     json_t *errors = c->errors;
     c->errors = NULL;
     if (p == PROBLEM_UNAVAILABLE) {
         call_header(c, "Retry-After", RETRY_AFTER_S);
     }
-    reply_json(c, problem_status(p), PROBLEM_TYPE, problem_json(p, detail, c->request_id, errors));
-}
-
-/* A text may quote an outsider, and may have been cut in the middle of a character. */
-static void format_detail(char out[DETAIL_SIZE], const char *fmt, va_list args)
-{
-    char raw[DETAIL_SIZE];
-    (void)vsnprintf(raw, sizeof(raw), fmt, args);
-    (void)pgarray_clean_text(raw, strlen(raw), out, DETAIL_SIZE);
+    (void)pgarray_clean_text(detail, strlen(detail), clean, sizeof(clean));
+    reply_json(c, problem_status(p), PROBLEM_TYPE, problem_json(p, clean, c->request_id, errors));
 }
 
 void call_problem(struct call *c, enum problem p, const char *fmt, ...)
@@ -183,7 +178,7 @@ void call_problem(struct call *c, enum problem p, const char *fmt, ...)
     char detail[DETAIL_SIZE];
     va_list args;
     va_start(args, fmt);
-    format_detail(detail, fmt, args);
+    (void)vsnprintf(detail, sizeof(detail), fmt, args);
     va_end(args);
     reply_problem(c, p, detail);
 }
@@ -205,13 +200,13 @@ void call_not_found(struct call *c, const char *what)
     call_problem(c, PROBLEM_NOT_FOUND, "there is no such %s", what);
 }
 
-static void add_error(struct call *c, const char *key, const char *where, const char *fmt,
-                      va_list args)
+/* where and what are cleaned like every detail. */
+static void add_error(struct call *c, const char *key, const char *where, const char *what)
 {
+    char place[DETAIL_SIZE];
     char detail[DETAIL_SIZE];
-    char place[DETAIL_SIZE]; /* it may be an outsider's, too */
-    format_detail(detail, fmt, args);
     (void)pgarray_clean_text(where, strlen(where), place, sizeof(place));
+    (void)pgarray_clean_text(what, strlen(what), detail, sizeof(detail));
     if (c->errors == NULL) {
         c->errors = json_array();
     }
@@ -223,18 +218,22 @@ static void add_error(struct call *c, const char *key, const char *where, const 
 
 void call_error_at(struct call *c, const char *pointer, const char *fmt, ...)
 {
+    char what[DETAIL_SIZE];
     va_list args;
     va_start(args, fmt);
-    add_error(c, "pointer", pointer, fmt, args);
+    (void)vsnprintf(what, sizeof(what), fmt, args);
     va_end(args);
+    add_error(c, "pointer", pointer, what);
 }
 
 void call_error_param(struct call *c, const char *parameter, const char *fmt, ...)
 {
+    char what[DETAIL_SIZE];
     va_list args;
     va_start(args, fmt);
-    add_error(c, "parameter", parameter, fmt, args);
+    (void)vsnprintf(what, sizeof(what), fmt, args);
     va_end(args);
+    add_error(c, "parameter", parameter, what);
 }
 
 /* --- PostgreSQL ------------------------------------------------------------------------- */

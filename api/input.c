@@ -53,7 +53,7 @@ static void not_json(struct call *c, const json_error_t *error)
 
 bool input_open(struct input *in, struct call *c, const char *const *names)
 {
-    json_error_t error;
+    json_error_t error = {0};
     in->c = c;
     in->root = c->body_len == 0 ? json_object()
                                 : json_loadb(c->body, c->body_len, JSON_REJECT_DUPLICATES, &error);

@@ -126,8 +126,7 @@ static void pointers_escape_and_cut_names(void **state)
         const int n = snprintf(body, sizeof(body), "{\"%.*s", lead, "xxxx");
         size_t len = (size_t)n;
         for (int i = 0; i < 60; i++) {
-            memcpy(body + len, "\xf0\x9f\x94\x91", 4);
-            len += 4;
+            len += (size_t)snprintf(body + len, sizeof(body) - len, "\xf0\x9f\x94\x91");
         }
         (void)snprintf(body + len, sizeof(body) - len, "\":1}");
         read_all(body, strlen(body));

@@ -24,7 +24,7 @@ static void path_of(const struct route *route, char *out, size_t size)
     size_t used = 0;
     for (const char *p = route->path; *p != '\0'; p++) {
         assert_true(used + sizeof(ID_1) < size);
-        if (*p == '{') {
+        if (*p == '{' && n < sizeof(ids) / sizeof(*ids)) {
             used += (size_t)snprintf(out + used, size - used, "%s", ids[n++]);
             p++;
         } else {
