@@ -19,9 +19,8 @@ def client(api, tenant):
 
 def errors_of(answer, status: int = 422) -> dict[str, str]:
     """place → detail."""
-    assert answer.status_code == status, f"{answer.status_code} {answer.text}"
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    return {error.get("pointer", error.get("parameter")): error["detail"] for error in answer.json().get("errors", [])}
+    errors = contract.check_problem(answer, status).json().get("errors", [])
+    return {error.get("pointer", error.get("parameter")): error["detail"] for error in errors}
 
 
 def url_of(length: int) -> str:

@@ -51,11 +51,7 @@ def ask(client, operation: str, webhook_id=""):
 
 
 def problem(answer, status: int) -> dict:
-    assert answer.status_code == status, f"{answer.status_code} {answer.text}"
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    body = answer.json()
-    assert body["status"] == status and body["request_id"] == answer.headers["X-Request-Id"]
-    return body
+    return contract.check_problem(answer, status).json()
 
 
 def get(client, webhook_id) -> dict:
