@@ -21,9 +21,10 @@
 #include "router.h"
 #include "screen.h"
 
-#define SERVER_MAGIC 0x53525652u
-#define CLASSES      4 /* 2xx … 5xx */
-#define LABELS_SIZE  80
+#define SERVER_MAGIC      0x53525652u
+#define ANSWER_TIMEOUT_MS 30000 /* for a client to take it */
+#define CLASSES           4     /* 2xx … 5xx */
+#define LABELS_SIZE       80
 
 struct server {
     unsigned magic;
@@ -242,7 +243,8 @@ struct server *server_new(const struct api *api, struct err *err)
                                      .limits = screen_limits,
                                      .refusal = on_refusal,
                                      .idle_timeout_ms = api->cfg->api_idle_timeout,
-                                     .request_timeout_ms = api->cfg->api_request_timeout};
+                                     .request_timeout_ms = api->cfg->api_request_timeout,
+                                     .answer_timeout_ms = ANSWER_TIMEOUT_MS};
     s->httpd = httpd_new(api->base, &cfg, on_request, s, err);
     if (s->httpd == NULL) {
         free(s);

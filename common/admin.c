@@ -127,7 +127,8 @@ struct admin *admin_new(struct event_base *base, const char *listen, admin_ready
                                                 .headers_n = HEADERS_N,
                                                 .body_max = BODY_MAX},
                                      .idle_timeout_ms = IDLE_TIMEOUT_MS,
-                                     .request_timeout_ms = IDLE_TIMEOUT_MS};
+                                     .request_timeout_ms = IDLE_TIMEOUT_MS,
+                                     .answer_timeout_ms = IDLE_TIMEOUT_MS};
     a->httpd = httpd_new(base, &cfg, on_request, a, err);
     if (a->httpd == NULL) {
         free(a);

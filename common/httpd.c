@@ -11,22 +11,23 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/queue.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include "check.h"
 #include "clock.h"
 #include "mem.h"
 
-#define HTTPD_MAGIC     0x48545044u
-#define CONN_MAGIC      0x48434f4eu
-#define BACKLOG         512
-#define SWEEP_US        100000L
-#define SPARED_US       1000000 /* a client that has just come may be about to ask */
-#define WRITE_TIMEOUT_S 30      /* without progress; a reader slower than that has left */
-#define LINGER_US       2000000 /* for a client to read why it was refused */
-#define LINE_SLACK      64      /* of a first line beside its address: method, version, blanks */
+#define HTTPD_MAGIC        0x48545044u
+#define CONN_MAGIC         0x48434f4eu
+#define BACKLOG            512
+#define SWEEP_US           100000L
+#define SPARED_US          1000000 /* a client that has just come may be about to ask */
+#define LINGER_US          2000000 /* for a client to read why it was refused */
+#define DESCRIPTORS_SPARED 128     /* for everything else that the process has open */
+#define LINE_SLACK         64      /* of a first line beside its address: method, version, blanks */
 
-enum conn_state { CONN_IDLE, CONN_RECEIVING, CONN_BUSY, CONN_REFUSED };
+enum conn_state { CONN_IDLE, CONN_RECEIVING, CONN_BUSY, CONN_ANSWERING, CONN_REFUSED };
 
 struct conn {
     unsigned magic;
@@ -48,13 +49,14 @@ struct httpd {
     httpd_fn *fn;
     void *ctx;
     struct evhttp *http;
-    struct evconnlistener *listener; /* owned by http */
+    struct evhttp_bound_socket *bound; /* with the listener owned by http; NULL once it drains */
+    struct evconnlistener *listener;
     unsigned port;
     bool paused;
     bool draining;
     struct event *sweep; /* only while there are connections */
     unsigned n;
-    struct conn_list conns; /* oldest first */
+    struct conn_list conns; /* the longest in their state first */
 };
 
 static struct httpd *httpd_of(void *ctx)
@@ -70,6 +72,8 @@ static void set_state(struct conn *c, enum conn_state state)
 {
     c->state = state;
     c->since_mono_us = clock_mono_us();
+    TAILQ_REMOVE(&c->httpd->conns, c, link);
+    TAILQ_INSERT_TAIL(&c->httpd->conns, c, link);
 }
 
 /* evhttp tells nobody when a connection ends that never sent a request. But bufferevent_free()
@@ -100,6 +104,12 @@ static void forget(struct httpd *h, struct conn *c)
     c->bev = NULL;
     c->magic = 0;
     free(c);
+}
+
+/* A first line and headers at their largest. */
+static size_t head_max(const struct frame_limits *limits)
+{
+    return limits->target_max + limits->headers_max + LINE_SLACK;
 }
 
 static struct evbuffer *input_of(const struct conn *c)
@@ -206,10 +216,22 @@ static void on_input(struct evbuffer *input, const struct evbuffer_cb_info *info
         read_ahead(c, info->n_added);
         break;
     case CONN_BUSY:
+    case CONN_ANSWERING:
         break; /* its turn comes when the answer is written */
     case CONN_REFUSED:
         drop_input(c);
         break;
+    }
+}
+
+/* evhttp writes when it is given an answer ("100 Continue" comes while receiving). */
+static void on_output(struct evbuffer *output, const struct evbuffer_cb_info *info, void *ctx)
+{
+    struct conn *c = ctx;
+    (void)output;
+    CHECK_MAGIC(c, CONN_MAGIC);
+    if (info->n_added > 0 && c->state == CONN_BUSY) {
+        set_state(c, CONN_ANSWERING);
     }
 }
 
@@ -226,23 +248,9 @@ static void await_request(struct conn *c)
 
 /* --- the cap and the deadlines ---------------------------------------------------------- */
 
-static struct conn *longest_idle(struct httpd *h, int64_t now)
-{
-    struct conn *found = NULL;
-    struct conn *c;
-    TAILQ_FOREACH(c, &h->conns, link)
-    {
-        if (c->state == CONN_IDLE && !c->told && now - c->since_mono_us >= SPARED_US &&
-            (found == NULL || c->since_mono_us < found->since_mono_us)) {
-            found = c;
-        }
-    }
-    return found;
-}
-
 static void pause_when_full(struct httpd *h)
 {
-    if (h->n >= h->cfg.connections_max && !h->paused) {
+    if (h->n >= h->cfg.connections_max && !h->paused && h->listener != NULL) {
         h->paused = true;
         CHECK(evconnlistener_disable(h->listener) == 0);
     }
@@ -252,18 +260,23 @@ static void pause_when_full(struct httpd *h)
  * out those who have something to ask. */
 static void make_room(struct httpd *h, int64_t now)
 {
-    for (unsigned i = 0; i <= h->cfg.connections_max / 16; i++) {
-        struct conn *c = longest_idle(h, now);
-        if (c == NULL) {
+    unsigned left = h->cfg.connections_max / 16 + 1;
+    struct conn *c;
+    TAILQ_FOREACH(c, &h->conns, link)
+    {
+        if (left == 0 || now - c->since_mono_us < SPARED_US) {
             return;
         }
-        tell_to_go(c);
+        if (c->state == CONN_IDLE && !c->told) {
+            tell_to_go(c);
+            left--;
+        }
     }
 }
 
 static void resume_when_room(struct httpd *h)
 {
-    if (h->paused && !h->draining && h->n < h->cfg.connections_max) {
+    if (h->paused && h->listener != NULL && h->n < h->cfg.connections_max) {
         h->paused = false;
         CHECK(evconnlistener_enable(h->listener) == 0);
     }
@@ -277,7 +290,9 @@ static bool is_overdue(const struct httpd *h, const struct conn *c, int64_t now)
     case CONN_RECEIVING:
         return now - c->since_mono_us >= h->cfg.request_timeout_ms * 1000;
     case CONN_BUSY:
-        return false; /* its handler has deadlines of its own, writing has evhttp's */
+        return false; /* its handler has deadlines of its own */
+    case CONN_ANSWERING:
+        return now - c->since_mono_us >= h->cfg.answer_timeout_ms * 1000;
     case CONN_REFUSED:
         return now - c->since_mono_us >= LINGER_US;
     }
@@ -300,7 +315,7 @@ static void on_sweep(evutil_socket_t fd, short what, void *ctx)
         }
     }
     resume_when_room(h);
-    if (h->paused && !h->draining) {
+    if (h->paused) {
         make_room(h, now);
     }
     if (h->n == 0) {
@@ -318,7 +333,10 @@ static struct bufferevent *on_accept(struct event_base *base, void *ctx)
     c->bev = bufferevent_socket_new(base, -1, BEV_OPT_CLOSE_ON_FREE);
     CHECK(c->bev != NULL);
     bufferevent_incref(c->bev);
-    CHECK(evbuffer_add_cb(input_of(c), on_input, c) != NULL);
+    CHECK(evbuffer_add_cb(input_of(c), on_input, c) != NULL &&
+          evbuffer_add_cb(bufferevent_get_output(c->bev), on_output, c) != NULL);
+    /* evhttp reads on while it writes an answer. More than this no request needs at a time. */
+    bufferevent_setwatermark(c->bev, EV_READ, 0, head_max(&h->cfg.limits) + h->cfg.limits.body_max);
     TAILQ_INSERT_TAIL(&h->conns, c, link);
     await_request(c);
     h->n++;
@@ -453,6 +471,17 @@ static unsigned bound_port(evutil_socket_t fd)
     return ntohs(addr.any.sa_family == AF_INET6 ? addr.v6.sin6_port : addr.v4.sin_port);
 }
 
+/* With no descriptor left the loop would do nothing but fail to accept. */
+static unsigned affordable(unsigned connections)
+{
+    struct rlimit lim;
+    CHECK(getrlimit(RLIMIT_NOFILE, &lim) == 0);
+    const rlim_t most = lim.rlim_cur > 2 * (rlim_t)DESCRIPTORS_SPARED
+                            ? lim.rlim_cur - DESCRIPTORS_SPARED
+                            : DESCRIPTORS_SPARED;
+    return connections < most ? connections : (unsigned)most;
+}
+
 struct httpd *httpd_new(struct event_base *base, const struct httpd_config *cfg, httpd_fn *fn,
                         void *ctx, struct err *err)
 {
@@ -464,6 +493,7 @@ struct httpd *httpd_new(struct event_base *base, const struct httpd_config *cfg,
     h->magic = HTTPD_MAGIC;
     h->cfg = *cfg;
     h->cfg.listen = NULL; /* borrowed for this call */
+    h->cfg.connections_max = affordable(cfg->connections_max);
     h->fn = fn;
     h->ctx = ctx;
     h->listener = listener;
@@ -473,20 +503,15 @@ struct httpd *httpd_new(struct event_base *base, const struct httpd_config *cfg,
     h->sweep = event_new(base, -1, EV_PERSIST, on_sweep, h);
     CHECK(h->sweep != NULL && h->http != NULL);
     /* Never reached: the frame is in front. */
-    evhttp_set_max_headers_size(
-        h->http, (ev_ssize_t)(cfg->limits.target_max + cfg->limits.headers_max + LINE_SLACK));
+    evhttp_set_max_headers_size(h->http, (ev_ssize_t)head_max(&cfg->limits));
     evhttp_set_max_body_size(h->http, (ev_ssize_t)cfg->limits.body_max);
-    const int64_t longest_ms = cfg->idle_timeout_ms > cfg->request_timeout_ms
-                                   ? cfg->idle_timeout_ms
-                                   : cfg->request_timeout_ms;
-    const int timeout_s = (int)(longest_ms / 1000) + 1; /* the sweep is earlier */
-    evhttp_set_timeout(h->http, timeout_s > WRITE_TIMEOUT_S ? timeout_s : WRITE_TIMEOUT_S);
     /* All that evhttp can read: it would answer 501 to the others, and the handler answers 405. */
     evhttp_set_allowed_methods(h->http, UINT16_MAX);
     evhttp_set_default_content_type(h->http, NULL);
     evhttp_set_bevcb(h->http, on_accept, h);
     evhttp_set_gencb(h->http, on_request, h);
-    CHECK(evhttp_bind_listener(h->http, listener) != NULL);
+    h->bound = evhttp_bind_listener(h->http, listener);
+    CHECK(h->bound != NULL);
     return h;
 }
 
@@ -504,9 +529,10 @@ void httpd_drain(struct httpd *h)
 {
     CHECK_MAGIC(h, HTTPD_MAGIC);
     h->draining = true;
-    if (!h->paused) {
-        h->paused = true;
-        CHECK(evconnlistener_disable(h->listener) == 0);
+    if (h->bound != NULL) {
+        evhttp_del_accept_socket(h->http, h->bound), h->bound = NULL;
+        h->listener = NULL;
+        h->paused = false;
     }
 }
 

@@ -1,14 +1,15 @@
 /* evhttp on the loop, with what it lacks: a strict reading of requests (http_frame.h), a cap on
  * connections, and deadlines that a slow client cannot stretch byte by byte.
  *
- *   IDLE --first byte--> RECEIVING --whole request--> BUSY --answer written--> IDLE
+ *   IDLE --first byte--> RECEIVING --whole request--> BUSY --answer--> ANSWERING --written--> IDLE
  *                            |
  *                            +--not well-formed, or too large--> REFUSED
  *
- * IDLE and RECEIVING have a deadline each. REFUSED: evhttp does not see the request; the answer
- * goes out at once, and what else the client sends is dropped for a while so that it can read that
- * answer. At the cap the listener pauses, clients wait in the kernel's backlog, and the connections
- * that have been idle longest (a second at least) are closed to make room. */
+ * All but BUSY have a deadline. REFUSED: evhttp does not see the request; the answer goes out at
+ * once, and what else the client sends is dropped for a while so that it can read that answer.
+ * While an answer is written, no more is read than the next request may need. At the cap the
+ * listener pauses, clients wait in the kernel's backlog, and the connections that have been idle
+ * longest (a second at least) are closed to make room. */
 #ifndef NRW_HTTPD_H
 #define NRW_HTTPD_H
 
@@ -31,12 +32,13 @@ typedef void httpd_refusal_fn(void *ctx, enum frame_fault fault, struct buf *hea
 #define HTTPD_REFUSAL_MAX 2048
 
 struct httpd_config {
-    const char *listen; /* "address:port" ("[::1]:9464" for IPv6; port 0 picks a free one) */
-    unsigned connections_max;
+    const char *listen;       /* "address:port" ("[::1]:9464" for IPv6; port 0 picks a free one) */
+    unsigned connections_max; /* fewer where the process may have fewer descriptors */
     struct frame_limits limits;
     httpd_refusal_fn *refusal;  /* NULL: a line of text         */
     int64_t idle_timeout_ms;    /* without a byte of a request  */
     int64_t request_timeout_ms; /* from its first byte to its last */
+    int64_t answer_timeout_ms;  /* the same of an answer           */
 };
 
 /* A whole and well-formed request within the limits, of any method. Must be answered by one of
@@ -49,7 +51,8 @@ struct httpd *httpd_new(struct event_base *base, const struct httpd_config *cfg,
                         void *ctx, struct err *err) MUST_CHECK;
 unsigned httpd_port(const struct httpd *h);
 unsigned httpd_connections(const struct httpd *h);
-/* No new connection, and none stays open after its answer. */
+/* No new connection is accepted (it is refused at once, so that its client looks elsewhere), and
+ * none stays open after its answer. */
 void httpd_drain(struct httpd *h);
 bool httpd_is_draining(const struct httpd *h);
 /* Closes everything. Requests without an answer must have got one before. */

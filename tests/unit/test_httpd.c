@@ -9,17 +9,22 @@
 #include <errno.h>
 #include <event2/buffer.h>
 #include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "clock.h"
+#include "mem.h"
 
 #define PATIENCE_US (15 * INT64_C(1000000))
 #define MAX         4
 #define GET         "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 #define REQUEST_MS  600
 #define IDLE_MS     3000
+#define ANSWER_MS   1000
+#define LARGE       ((size_t)32 * 1024 * 1024) /* more than the kernel buffers */
 
 static struct {
     struct event_base *base;
@@ -86,7 +91,8 @@ static int set_up(void **state)
         .connections_max = MAX,
         .limits = {.target_max = 1024, .headers_max = 4096, .headers_n = 20, .body_max = 4096},
         .idle_timeout_ms = IDLE_MS,
-        .request_timeout_ms = REQUEST_MS};
+        .request_timeout_ms = REQUEST_MS,
+        .answer_timeout_ms = ANSWER_MS};
     t.httpd = httpd_new(t.base, &cfg, on_request, &t, &err);
     return t.httpd == NULL ? -1 : 0;
 }
@@ -237,6 +243,99 @@ static void test_a_client_that_left_is_answered_without_harm(void **state)
     AWAIT(httpd_connections(t.httpd) == 0);
 }
 
+static void reply_large(struct evhttp_request *req)
+{
+    char *bytes = mem_zero(1, LARGE);
+    assert_true(evbuffer_add(evhttp_request_get_output_buffer(req), bytes, LARGE) == 0);
+    free(bytes);
+    evhttp_send_reply(req, HTTP_OK, "OK", NULL);
+}
+
+static void test_an_answer_that_is_taken_byte_by_byte_ends_at_its_deadline(void **state)
+{
+    (void)state;
+    t.hold = true;
+    int fd = client();
+    put(fd, GET);
+    AWAIT(t.held != NULL);
+    reply_large(t.held);
+    const int64_t began = clock_mono_us();
+    char byte;
+    while (httpd_connections(t.httpd) > 0) {
+        (void)recv(fd, &byte, 1, 0);
+        assert_true(clock_mono_us() < began + PATIENCE_US);
+        assert_int_equal(0, event_base_loop(t.base, EVLOOP_ONCE));
+    }
+    assert_in_range(clock_mono_us() - began, ANSWER_MS * 1000, ANSWER_MS * 1000 + 1000000);
+    close(fd);
+}
+
+static void test_what_comes_while_an_answer_is_written_is_not_hoarded(void **state)
+{
+    (void)state;
+    t.hold = true;
+    int fd = client();
+    put(fd, GET);
+    AWAIT(t.held != NULL);
+    reply_large(t.held);
+    static const char flood[65536];
+    size_t sent = 0;
+    const int64_t until = clock_mono_us() + ANSWER_MS * 500;
+    while (clock_mono_us() < until) {
+        const ssize_t n = send(fd, flood, sizeof(flood), MSG_NOSIGNAL);
+        sent += n > 0 ? (size_t)n : 0;
+        assert_true(sent < LARGE); /* the kernel's buffers, and a request of ours */
+        assert_int_equal(0, event_base_loop(t.base, EVLOOP_ONCE));
+    }
+    close(fd);
+    AWAIT(httpd_connections(t.httpd) == 0);
+}
+
+static void test_a_refusal_can_be_read_by_a_client_that_sends_on(void **state)
+{
+    (void)state;
+    static const char flood[65536];
+    int fd = client();
+    put(fd, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n");
+    for (size_t sent = 0; sent < LARGE;) {
+        const ssize_t n = send(fd, flood, sizeof(flood), MSG_NOSIGNAL);
+        assert_true(n > 0 || errno == EAGAIN);
+        sent += n > 0 ? (size_t)n : 0;
+        assert_int_equal(0, event_base_loop(t.base, EVLOOP_ONCE));
+    }
+    AWAIT(peek(fd) == 1);
+    char answer[16] = "";
+    assert_int_equal(12, recv(fd, answer, 12, 0));
+    assert_string_equal("HTTP/1.1 413", answer);
+    drop_input(fd);
+    const int64_t began = clock_mono_us();
+    AWAIT(httpd_connections(t.httpd) == 0); /* although the client stays */
+    assert_true(clock_mono_us() < began + 3000000);
+    assert_int_equal(0, t.requests);
+    close(fd);
+}
+
+static void test_drain_refuses_new_connections_at_once(void **state)
+{
+    (void)state;
+    t.hold = true;
+    int busy = client();
+    put(busy, GET);
+    AWAIT(t.held != NULL);
+    httpd_drain(t.httpd);
+    struct sockaddr_in addr = {.sin_family = AF_INET,
+                               .sin_port = htons((uint16_t)httpd_port(t.httpd)),
+                               .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int late = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(-1, connect(late, (struct sockaddr *)&addr, sizeof(addr)));
+    assert_int_equal(ECONNREFUSED, errno);
+    close(late);
+    httpd_drain(t.httpd); /* a second signal */
+    reply(t.held);
+    AWAIT(httpd_connections(t.httpd) == 0);
+    close(busy);
+}
+
 static void test_drain_answers_what_is_there_and_closes(void **state)
 {
     (void)state;
@@ -267,8 +366,13 @@ int main(void)
         TEST(test_an_idle_connection_is_closed_in_time),
         TEST(test_an_answer_has_no_deadline_of_the_connection),
         TEST(test_a_client_that_left_is_answered_without_harm),
+        TEST(test_an_answer_that_is_taken_byte_by_byte_ends_at_its_deadline),
+        TEST(test_what_comes_while_an_answer_is_written_is_not_hoarded),
+        TEST(test_a_refusal_can_be_read_by_a_client_that_sends_on),
+        TEST(test_drain_refuses_new_connections_at_once),
         TEST(test_drain_answers_what_is_there_and_closes),
 #undef TEST
     };
+    (void)signal(SIGPIPE, SIG_IGN); /* as process_prepare() has it */
     return cmocka_run_group_tests_name("httpd", tests, NULL, NULL);
 }
