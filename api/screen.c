@@ -18,8 +18,6 @@ enum problem screen_problem(enum frame_fault fault)
         return PROBLEM_CONTENT_TOO_LARGE;
     case 414:
         return PROBLEM_URI_TOO_LONG;
-    case 417:
-        return PROBLEM_EXPECTATION_FAILED;
     case 431:
         return PROBLEM_HEADERS_TOO_LARGE;
     default:

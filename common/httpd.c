@@ -131,8 +131,6 @@ static const char *reason_of(int status)
         return "Content Too Large";
     case 414:
         return "URI Too Long";
-    case 417:
-        return "Expectation Failed";
     case 431:
         return "Request Header Fields Too Large";
     default:

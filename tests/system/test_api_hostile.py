@@ -123,8 +123,8 @@ REFUSED = {
     "a chunk of 4 GiB": (413, CHUNKED + b"ffffffff\r\nhello"),
     "a chunk without an end": (400, CHUNKED + b"5" * 100_000),
     # Expectations
-    "another expectation": (417, header(b"Content-Length: 5\r\nExpect: 200-ok", b"hello")),
-    "two expectations": (417, header(b"Content-Length: 5\r\nExpect: 100-continue\r\nExpect: x", b"hello")),
+    "another expectation": (400, header(b"Content-Length: 5\r\nExpect: 200-ok", b"hello")),
+    "two expectations": (400, header(b"Content-Length: 5\r\nExpect: 100-continue\r\nExpect: x", b"hello")),
     "continue with a large body": (413, header(b"Content-Length: %d\r\nExpect: 100-continue" % (BODY_MAX + 1))),
 }
 
