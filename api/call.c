@@ -277,7 +277,8 @@ static void submit(struct call *c, const struct pg_stmt *stmts, int n, call_rows
     c->then = then;
     c->wants_refusals = wants_refusals;
     if (!store_submit(c->api->store, stmts, n, answered, c)) {
-        unavailable(c, "there is no database connection");
+        unavailable(c, store_is_up(c->api->store) ? "too many requests wait for the database"
+                                                  : "there is no database connection");
     }
 }
 

@@ -8,6 +8,7 @@
 
 #include "check.h"
 #include "clock.h"
+#include "utf8.h"
 
 static bool is_in(const char *const *names, const char *name)
 {
@@ -34,6 +35,9 @@ void query_allow(struct call *c, const char *const *names)
     const struct evkeyval *p;
     TAILQ_FOREACH(p, c->query, next)
     {
+        if (!utf8_is_valid(p->value, strlen(p->value))) { /* PostgreSQL would refuse it */
+            call_error_param(c, p->key, "must be UTF-8");
+        }
         if (!is_in(names, p->key)) {
             call_error_param(c, p->key,
                              names[0] != NULL ? "unknown parameter; known are %s"

@@ -9,7 +9,8 @@
 
 #include "call.h"
 
-/* names: NULL-terminated. Notes every unknown and repeated parameter. */
+/* names: NULL-terminated. Notes every unknown and repeated parameter, and values that are not
+ * UTF-8. */
 void query_allow(struct call *c, const char *const *names);
 /* For requests that take none. False: there were some; answered with 400. */
 bool query_none(struct call *c);

@@ -18,6 +18,7 @@
 #include "log.h"
 #include "mem.h"
 #include "metrics.h"
+#include "query.h"
 #include "router.h"
 #include "screen.h"
 
@@ -86,7 +87,8 @@ static void call_ended(void *ctx, const struct call *c, int status, size_t bytes
 
 /* --- the way to the handler ------------------------------------------------------------- */
 
-static void parse_query(struct call *c)
+/* False: answered. Not before the caller is known: strangers learn nothing from their mistakes. */
+static bool parse_query(struct call *c)
 {
     const char *query = evhttp_uri_get_query(evhttp_request_get_evhttp_uri(c->req));
     c->query = mem_zero(1, sizeof(*c->query));
@@ -94,6 +96,7 @@ static void parse_query(struct call *c)
     if (query != NULL && *query != '\0' && evhttp_parse_query_str(query, c->query) != 0) {
         call_error_param(c, "", "the query cannot be read: name=value pairs joined by &");
     }
+    return query_ok(c);
 }
 
 /* The name, and at most a charset that can only be UTF-8. */
@@ -148,7 +151,7 @@ static bool check_body(struct call *c)
 /* auth -> handler */
 static void on_authenticated(struct call *c)
 {
-    if (check_body(c)) {
+    if (parse_query(c) && check_body(c)) {
         c->route->handle(c);
     }
 }
@@ -165,7 +168,6 @@ static void route_call(struct call *c)
         call_header(c, "Allow", allow);
         call_problem(c, PROBLEM_METHOD_NOT_ALLOWED, "this path takes %s", allow);
     } else {
-        parse_query(c);
         auth_check(c, on_authenticated);
     }
 }

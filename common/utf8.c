@@ -36,3 +36,12 @@ size_t utf8_sequence(const char *text, size_t left, bool *ret_valid)
     }
     return 1;
 }
+
+bool utf8_is_valid(const char *text, size_t len)
+{
+    bool valid = true;
+    for (size_t i = 0; i < len && valid;) {
+        i += (unsigned char)text[i] < 0x80 ? 1 : utf8_sequence(text + i, len - i, &valid);
+    }
+    return valid;
+}

@@ -10,5 +10,6 @@
  * many bytes it takes; *ret_valid false: they stand for one U+FFFD (a maximal subpart, as
  * Unicode 3.9 recommends). */
 size_t utf8_sequence(const char *text, size_t left, bool *ret_valid);
+bool utf8_is_valid(const char *text, size_t len);
 
 #endif

@@ -76,6 +76,9 @@ static void wrong_parameters_are_named(void **state)
         {"when=2026-03-15T10:30:00Z", ""},
         {"when=2026-03-15T10:30:00%2B01:00", ""},
         {"when=yesterday", "when"},
+        {"choice=%ff", "choice choice"}, /* not UTF-8, and none of them */
+        {"when=%c3%28", "when when"},
+        {"other=%ed%a0%80", "other other"},
         {"page=1&per_page=100", ""},
         {"page=100&per_page=100", ""},
         {"per_page=101", "per_page"},
