@@ -1,0 +1,255 @@
+/* Owns the list of the delivery log: its filters, its two ways of paging and its SQL.
+ *
+ * Rows come in the order of the index attempts_webhook from every partition that may have some, and
+ * are merged; the list never sorts and never reads a row that it does not pass. Sorting is
+ * forbidden for the unit because the planner, which does not know how many attempts one webhook
+ * has, would rather sort half a million of them than pass ten thousand.
+ *
+ * Which partitions may have some: those are days of received_at, the event's time in Kafka, and
+ * filters and cursors are about started_at. An attempt starts after its event was received, but for
+ * the clocks of producers, which Kafka's brokers allow to be an hour ahead
+ * (message.timestamp.after.max.ms). So below an upper bound on started_at nothing was received a
+ * day after it, and later partitions are left out. A lower bound says nothing: what is redelivered
+ * today may have been received when the log begins. */
+#include "deliveries.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "clock.h"
+#include "cursor.h"
+#include "delivery_row.h"
+#include "event_types.h"
+#include "mem.h"
+#include "params.h"
+#include "pgarray.h"
+#include "query.h"
+#include "render.h"
+
+#define CLOCKS_APART_US (INT64_C(24) * 3600 * 1000000)
+#define NUMBER_SIZE     sizeof("-9223372036854775808")
+#define TEXT_OF_(x)     #x
+#define TEXT_OF(x)      TEXT_OF_(x)
+
+/* clang-format off */
+/* Parameters are planned with their values, so that a condition on a NULL vanishes. */
+#define FILTERED_FROM \
+    " FROM attempts WHERE webhook_id = $1::uuid AND " IS_OWNED \
+    " AND ($3::text IS NULL OR outcome = $3) AND ($4::text IS NULL OR event_type = $4)" \
+    " AND ($5::timestamptz IS NULL OR started_at >= $5) AND ($6::timestamptz IS NULL OR started_at < $6)"
+
+static const char owned_sql[] = "SELECT set_config('enable_sort', 'off', true) " OWNED_WEBHOOK;
+static const char rows_sql[] =
+    "SELECT " DELIVERY_ROW_COLUMNS FILTERED_FROM
+    " AND ($7::timestamptz IS NULL OR (started_at <= $7 AND"
+    " (started_at < $7 OR (delivery_id, attempt) > ($8::uuid, $9::smallint))))"
+    " AND ($10::timestamptz IS NULL OR received_at < $10)"
+    " ORDER BY started_at DESC, delivery_id, attempt LIMIT $11::bigint OFFSET $12::bigint";
+/* Without the bound on received_at, which is not in the index: it is read alone. */
+static const char count_sql[] =
+    "SELECT count(*) FROM (SELECT" FILTERED_FROM " LIMIT " TEXT_OF(PAGE_REACH) " + 1) AS counted";
+/* clang-format on */
+#define COUNT_PARAMS 6
+#define ROWS_PARAMS  12
+
+struct listing {
+    struct page page;
+    bool by_cursor;
+    bool goes_on; /* after the position `after` */
+    struct cursor after;
+    const char *status; /* NULL: any */
+    const char *event;
+    char since[CLOCK_RFC3339_SIZE]; /* "": open */
+    char until[CLOCK_RFC3339_SIZE];
+    char before[CLOCK_RFC3339_SIZE]; /* bound on received_at */
+    json_t *data;                    /* while the rest is counted */
+};
+
+static void listing_free(void *state)
+{
+    struct listing *l = state;
+    json_decref(l->data), l->data = NULL;
+    free(l);
+}
+
+/* --- the request ------------------------------------------------------------------------ */
+
+static void read_cursor(struct call *c, struct listing *l)
+{
+    const char *text = query_text(c, "cursor");
+    l->by_cursor = text != NULL;
+    if (!l->by_cursor) {
+        l->page = query_page(c);
+        return;
+    }
+    l->page.per_page = query_int(c, "per_page", PAGE_DEFAULT, 1, PAGE_MAX);
+    if (query_text(c, "page") != NULL) {
+        call_error_param(c, "page", "page and cursor exclude each other");
+    }
+    l->goes_on = *text != '\0';
+    if (l->goes_on && !cursor_parse(text, strlen(text), &l->after)) {
+        call_error_param(c, "cursor", "must be empty, or next_cursor of an answer as it was");
+    }
+}
+
+static void read_filters(struct call *c, struct listing *l)
+{
+    static const char *const outcomes[] = {"delivered", "failed",      "exhausted",
+                                           "gone",      "test_failed", NULL};
+    int64_t since_us = 0;
+    int64_t bound_us = INT64_MAX; /* on started_at */
+    l->status = query_choice(c, "status", outcomes);
+    l->event = query_text(c, "event");
+    if (l->event != NULL && !event_name_valid(l->event, strlen(l->event))) {
+        call_error_param(c, "event", "must be the name of an event type, as alert.created");
+    }
+    if (query_time(c, "since", &since_us)) {
+        clock_format_rfc3339(since_us, l->since);
+    }
+    if (query_time(c, "until", &bound_us)) {
+        clock_format_rfc3339(bound_us, l->until);
+    }
+    if (l->goes_on && l->after.started_at_us < bound_us) {
+        bound_us = l->after.started_at_us;
+    }
+    if (bound_us < INT64_MAX - CLOCKS_APART_US) {
+        clock_format_rfc3339(bound_us + CLOCKS_APART_US, l->before);
+    }
+}
+
+/* --- the answer ------------------------------------------------------------------------- */
+
+static void reply(struct call *c, struct listing *l, json_t *meta)
+{
+    json_t *answer = json_object();
+    CHECK(answer != NULL);
+    render_add(answer, "data", l->data);
+    render_add(answer, "meta", meta);
+    l->data = NULL;
+    call_reply(c, 200, answer);
+}
+
+static json_t *cursor_meta(const struct listing *l, const PGresult *r, int shown)
+{
+    json_t *meta = json_object();
+    CHECK(meta != NULL);
+    render_add(meta, "per_page", json_integer(l->page.per_page));
+    json_t *next = json_null();
+    if (PQntuples(r) > shown) {
+        char text[CURSOR_TEXT + 1];
+        const struct cursor last = {.started_at_us = pgvalue_time_us(r, shown - 1, ROW_STARTED_AT),
+                                    .delivery_id = pgvalue_uuid(r, shown - 1, ROW_DELIVERY_ID),
+                                    .attempt = (uint16_t)pgvalue_int8(r, shown - 1, ROW_ATTEMPT)};
+        cursor_format(&last, text);
+        next = json_string(text);
+    }
+    render_add(meta, "next_cursor", next);
+    return meta;
+}
+
+static void render_rows(struct listing *l, const PGresult *r, int n)
+{
+    l->data = json_array();
+    CHECK(l->data != NULL);
+    for (int i = 0; i < n; i++) {
+        CHECK(json_array_append_new(l->data, delivery_row_render(r, i)) == 0);
+    }
+}
+
+/* --- the queries ------------------------------------------------------------------------ */
+
+static const char *or_null(const char *text)
+{
+    return *text != '\0' ? text : NULL;
+}
+
+static void fill_filters(const struct call *c, const struct listing *l, struct pg_param *params)
+{
+    params[0] = param_uuid(&c->ids[0]);
+    params[1] = param_uuid(&c->who.tenant_id);
+    params[2] = param_text(l->status);
+    params[3] = param_text(l->event);
+    params[4] = param_text(or_null(l->since));
+    params[5] = param_text(or_null(l->until));
+}
+
+static void counted(struct call *c, const struct pg_reply *answer)
+{
+    struct listing *l = c->state;
+    reply(c, l, page_meta(&l->page, pgvalue_int8(answer->results[0], 0, 0)));
+}
+
+static void count(struct call *c, struct listing *l)
+{
+    struct pg_param params[COUNT_PARAMS];
+    fill_filters(c, l, params);
+    const struct pg_stmt stmt = {
+        .sql = count_sql, .params = params, .n_params = COUNT_PARAMS, .binary_result = true};
+    call_query(c, &stmt, 1, counted);
+}
+
+/* A page that is not full is the last one and tells the total; only others are counted: to count
+ * costs as much as to read. */
+static void found(struct call *c, const struct pg_reply *answer)
+{
+    struct listing *l = c->state;
+    const PGresult *r = answer->results[1];
+    const int n = PQntuples(r);
+    if (delivery_row_not_owned(c, answer)) {
+        return;
+    }
+    const int shown = n > l->page.per_page ? (int)l->page.per_page : n;
+    render_rows(l, r, shown);
+    if (l->by_cursor) {
+        reply(c, l, cursor_meta(l, r, shown));
+    } else if (n < l->page.per_page && (n > 0 || l->page.offset == 0)) {
+        reply(c, l, page_meta(&l->page, l->page.offset + n));
+    } else {
+        count(c, l);
+    }
+}
+
+static void ask(struct call *c, const struct listing *l)
+{
+    char at[CLOCK_RFC3339_SIZE];
+    char attempt[NUMBER_SIZE];
+    char limit[NUMBER_SIZE];
+    char offset[NUMBER_SIZE];
+    struct pg_param params[ROWS_PARAMS];
+    fill_filters(c, l, params);
+    params[6] = params[7] = params[8] = param_text(NULL);
+    if (l->goes_on) {
+        clock_format_rfc3339(l->after.started_at_us, at);
+        (void)snprintf(attempt, sizeof(attempt), "%u", (unsigned)l->after.attempt);
+        params[6] = param_text(at);
+        params[7] = param_uuid(&l->after.delivery_id);
+        params[8] = param_text(attempt);
+    }
+    (void)snprintf(limit, sizeof(limit), "%" PRId64, l->page.per_page + (l->by_cursor ? 1 : 0));
+    (void)snprintf(offset, sizeof(offset), "%" PRId64, l->page.offset);
+    params[9] = param_text(or_null(l->before));
+    params[10] = param_text(limit);
+    params[11] = param_text(offset);
+    const struct pg_stmt stmts[] = {
+        {.sql = owned_sql, .params = params, .n_params = 2},
+        {.sql = rows_sql, .params = params, .n_params = ROWS_PARAMS, .binary_result = true}};
+    call_query(c, stmts, 2, found);
+}
+
+void deliveries_list(struct call *c)
+{
+    static const char *const names[] = {"page",  "per_page", "cursor", "status",
+                                        "event", "since",    "until",  NULL};
+    struct listing *l = mem_zero(1, sizeof(*l));
+    c->state = l;
+    c->free_state = listing_free;
+    query_allow(c, names);
+    read_cursor(c, l);
+    read_filters(c, l);
+    if (query_ok(c)) {
+        ask(c, l);
+    }
+}
