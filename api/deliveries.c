@@ -13,8 +13,6 @@
  * today may have been received when the log begins. */
 #include "deliveries.h"
 
-#include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,13 +22,12 @@
 #include "delivery_row.h"
 #include "event_types.h"
 #include "mem.h"
-#include "params.h"
+#include "param.h"
 #include "pgarray.h"
 #include "query.h"
 #include "render.h"
 
 #define CLOCKS_APART_US (INT64_C(24) * 3600 * 1000000)
-#define NUMBER_SIZE     sizeof("-9223372036854775808")
 #define TEXT_OF_(x)     #x
 #define TEXT_OF(x)      TEXT_OF_(x)
 
@@ -41,13 +38,13 @@
     " AND ($3::text IS NULL OR outcome = $3) AND ($4::text IS NULL OR event_type = $4)" \
     " AND ($5::timestamptz IS NULL OR started_at >= $5) AND ($6::timestamptz IS NULL OR started_at < $6)"
 
-static const char owned_sql[] = "SELECT set_config('enable_sort', 'off', true) " OWNED_WEBHOOK;
+/* "attempt" alone would be the column of the result, which is no column of the index. */
 static const char rows_sql[] =
     "SELECT " DELIVERY_ROW_COLUMNS FILTERED_FROM
     " AND ($7::timestamptz IS NULL OR (started_at <= $7 AND"
-    " (started_at < $7 OR (delivery_id, attempt) > ($8::uuid, $9::smallint))))"
+    " (started_at < $7 OR (delivery_id, attempt) > ($8::uuid, $9::bigint))))"
     " AND ($10::timestamptz IS NULL OR received_at < $10)"
-    " ORDER BY started_at DESC, delivery_id, attempt LIMIT $11::bigint OFFSET $12::bigint";
+    " ORDER BY started_at DESC, delivery_id, attempts.attempt LIMIT $11::bigint OFFSET $12::bigint";
 /* Without the bound on received_at, which is not in the index: it is read alone. */
 static const char count_sql[] =
     "SELECT count(*) FROM (SELECT" FILTERED_FROM " LIMIT " TEXT_OF(PAGE_REACH) " + 1) AS counted";
@@ -161,34 +158,32 @@ static void render_rows(struct listing *l, const PGresult *r, int n)
 
 /* --- the queries ------------------------------------------------------------------------ */
 
-static const char *or_null(const char *text)
-{
-    return *text != '\0' ? text : NULL;
-}
-
 static void fill_filters(const struct call *c, const struct listing *l, struct pg_param *params)
 {
     params[0] = param_uuid(&c->ids[0]);
     params[1] = param_uuid(&c->who.tenant_id);
     params[2] = param_text(l->status);
     params[3] = param_text(l->event);
-    params[4] = param_text(or_null(l->since));
-    params[5] = param_text(or_null(l->until));
+    params[4] = param_time(l->since);
+    params[5] = param_time(l->until);
 }
 
 static void counted(struct call *c, const struct pg_reply *answer)
 {
     struct listing *l = c->state;
-    reply(c, l, page_meta(&l->page, pgvalue_int8(answer->results[0], 0, 0)));
+    if (!delivery_row_not_owned(c, answer)) {
+        reply(c, l, page_meta(&l->page, pgvalue_int8(answer->results[1], 0, 0)));
+    }
 }
 
 static void count(struct call *c, struct listing *l)
 {
     struct pg_param params[COUNT_PARAMS];
     fill_filters(c, l, params);
-    const struct pg_stmt stmt = {
-        .sql = count_sql, .params = params, .n_params = COUNT_PARAMS, .binary_result = true};
-    call_query(c, &stmt, 1, counted);
+    const struct pg_stmt stmts[] = {
+        {.sql = delivery_row_owned_sql, .params = params, .n_params = 2},
+        {.sql = count_sql, .params = params, .n_params = COUNT_PARAMS, .binary_result = true}};
+    call_query(c, stmts, 2, counted);
 }
 
 /* A page that is not full is the last one and tells the total; only others are counted: to count
@@ -215,26 +210,23 @@ static void found(struct call *c, const struct pg_reply *answer)
 static void ask(struct call *c, const struct listing *l)
 {
     char at[CLOCK_RFC3339_SIZE];
-    char attempt[NUMBER_SIZE];
-    char limit[NUMBER_SIZE];
-    char offset[NUMBER_SIZE];
+    char attempt[PARAM_INT_SIZE];
+    char limit[PARAM_INT_SIZE];
+    char offset[PARAM_INT_SIZE];
     struct pg_param params[ROWS_PARAMS];
     fill_filters(c, l, params);
-    params[6] = params[7] = params[8] = param_text(NULL);
+    params[6] = params[7] = params[8] = param_null();
     if (l->goes_on) {
         clock_format_rfc3339(l->after.started_at_us, at);
-        (void)snprintf(attempt, sizeof(attempt), "%u", (unsigned)l->after.attempt);
-        params[6] = param_text(at);
+        params[6] = param_time(at);
         params[7] = param_uuid(&l->after.delivery_id);
-        params[8] = param_text(attempt);
+        params[8] = param_int(l->after.attempt, attempt);
     }
-    (void)snprintf(limit, sizeof(limit), "%" PRId64, l->page.per_page + (l->by_cursor ? 1 : 0));
-    (void)snprintf(offset, sizeof(offset), "%" PRId64, l->page.offset);
-    params[9] = param_text(or_null(l->before));
-    params[10] = param_text(limit);
-    params[11] = param_text(offset);
+    params[9] = param_time(l->before);
+    params[10] = param_int(l->page.per_page + (l->by_cursor ? 1 : 0), limit);
+    params[11] = param_int(l->page.offset, offset);
     const struct pg_stmt stmts[] = {
-        {.sql = owned_sql, .params = params, .n_params = 2},
+        {.sql = delivery_row_owned_sql, .params = params, .n_params = 2},
         {.sql = rows_sql, .params = params, .n_params = ROWS_PARAMS, .binary_result = true}};
     call_query(c, stmts, 2, found);
 }

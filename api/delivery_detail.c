@@ -8,7 +8,6 @@
  * attempted_at, from a row of the list, completes the key of that index and makes it a look-up. */
 #include "delivery_detail.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,7 +17,7 @@
 #include "clock.h"
 #include "delivery_row.h"
 #include "mem.h"
-#include "params.h"
+#include "param.h"
 #include "pgarray.h"
 #include "query.h"
 #include "render.h"
@@ -29,7 +28,6 @@
 #define ATTEMPTS_SHOWN "100"
 
 /* clang-format off */
-static const char owned_sql[] = "SELECT true " OWNED_WEBHOOK;
 
 /* The branches of a union run in their order, and LIMIT ends it: what is recent is found first. */
 #define OF_DELIVERY " WHERE webhook_id = $1::uuid AND delivery_id = $3::uuid AND " IS_OWNED
@@ -43,7 +41,7 @@ static const char find_at_sql[] =
 #define AT_EVENT " WHERE received_at = $4::timestamptz AND webhook_id = $1::uuid AND delivery_id = $3::uuid AND " IS_OWNED
 static const char attempts_sql[] =
     "SELECT " DELIVERY_ROW_COLUMNS ", response_headers, response_body FROM attempts" AT_EVENT
-    " ORDER BY attempt DESC LIMIT " ATTEMPTS_SHOWN;
+    " ORDER BY attempts.attempt DESC LIMIT " ATTEMPTS_SHOWN;
 static const char pending_sql[] =
     "SELECT event_id, event_type, next_attempt::bigint, next_attempt_at, reason FROM pending_deliveries" AT_EVENT;
 static const char event_sql[] =
@@ -181,7 +179,7 @@ static void fill(const struct call *c, const char *at, struct pg_param params[PA
     params[0] = param_uuid(&c->ids[0]);
     params[1] = param_uuid(&c->who.tenant_id);
     params[2] = param_uuid(&c->ids[1]);
-    params[3] = param_text(at);
+    params[3] = param_time(at);
 }
 
 static void find(struct call *c);
@@ -206,7 +204,7 @@ static void found(struct call *c, const struct pg_reply *answer)
     s->received_at_us = pgvalue_time_us(answer->results[1], 0, 0);
     clock_format_rfc3339(s->received_at_us, at);
     fill(c, at, params);
-    static const char *const texts[STATEMENTS] = {[OWNED] = owned_sql,
+    static const char *const texts[STATEMENTS] = {[OWNED] = delivery_row_owned_sql,
                                                   [PENDING] = pending_sql,
                                                   [ATTEMPTS] = attempts_sql,
                                                   [EVENT] = event_sql};
@@ -228,11 +226,12 @@ static void find(struct call *c)
     struct pg_param params[PARAMS];
     clock_format_rfc3339(clock_wall_us() - RECENT_US, recent);
     fill(c, told ? s->attempted_at : recent, params);
-    const struct pg_stmt stmts[] = {{.sql = owned_sql, .params = params, .n_params = 2},
-                                    {.sql = told ? find_at_sql : find_sql,
-                                     .params = params,
-                                     .n_params = PARAMS,
-                                     .binary_result = true}};
+    const struct pg_stmt stmts[] = {
+        {.sql = delivery_row_owned_sql, .params = params, .n_params = 2},
+        {.sql = told ? find_at_sql : find_sql,
+         .params = params,
+         .n_params = PARAMS,
+         .binary_result = true}};
     call_query(c, stmts, 2, found);
 }
 

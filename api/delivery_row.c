@@ -1,4 +1,4 @@
-/* Owns how an attempt looks in an answer. Asks nothing. */
+/* Owns how an attempt looks in an answer, and the question whose log it is. */
 #include "delivery_row.h"
 
 #include <inttypes.h>
@@ -7,6 +7,11 @@
 #include "check.h"
 #include "pgarray.h"
 #include "render.h"
+
+/* jit: what is forbidden counts as very expensive, and expensive statements would be compiled. */
+const char delivery_row_owned_sql[] =
+    "SELECT set_config('enable_sort', 'off', true), set_config('enable_seqscan', 'off', true),"
+    " set_config('jit', 'off', true) " OWNED_WEBHOOK;
 
 json_t *delivery_row_render(const PGresult *r, int row)
 {

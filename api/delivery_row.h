@@ -14,6 +14,14 @@
     "FROM webhooks WHERE id = $1::uuid AND tenant_id = $2::uuid AND deleted_at IS NULL"
 #define IS_OWNED "(SELECT true " OWNED_WEBHOOK ")"
 
+/* The first statement of every unit about a log; takes $1 and $2. It finds the webhook, and for the
+ * rest of the unit forbids the planner to sort what an index has in order and to read what an index
+ * leads to: it does not know how many attempts one webhook has, and would rather sort half a
+ * million of them than pass ten thousand. */
+extern const char delivery_row_owned_sql[];
+/* It found none of the caller's: answers 404 and returns true. */
+bool delivery_row_not_owned(struct call *c, const struct pg_reply *reply);
+
 /* First in the select list of a binary result. */
 #define DELIVERY_ROW_COLUMNS                                                                       \
     "delivery_id, attempt::bigint, event_id, event_type, outcome, status_code::bigint,"            \
@@ -23,8 +31,5 @@ enum { ROW_DELIVERY_ID, ROW_ATTEMPT, ROW_EVENT_ID, ROW_EVENT, ROW_STATUS, ROW_ST
 
 /* Members of AttemptMembers in openapi.yaml. */
 json_t *delivery_row_render(const PGresult *r, int row);
-
-/* The unit's first statement found no webhook of the caller's: answers 404 and returns true. */
-bool delivery_row_not_owned(struct call *c, const struct pg_reply *reply);
 
 #endif

@@ -10,6 +10,7 @@
 #define OID_INT8  20
 #define OID_TEXT  25
 #define OID_UUID  2950
+#define OID_TIME  1184 /* timestamptz */
 
 struct pg_param param_null(void)
 {
@@ -24,6 +25,13 @@ struct pg_param param_uuid(const struct uuid *id)
 struct pg_param param_text(const char *text)
 {
     return (struct pg_param){.type = OID_TEXT, .data = text};
+}
+
+/* Of its own type: a cast of a text would be evaluated too late to choose partitions by it. */
+struct pg_param param_time(const char *rfc3339)
+{
+    const bool is_null = rfc3339 == NULL || *rfc3339 == '\0';
+    return (struct pg_param){.type = OID_TIME, .data = is_null ? NULL : rfc3339};
 }
 
 struct pg_param param_bytes(const struct buf *bytes)

@@ -12,7 +12,8 @@
 
 struct pg_param param_null(void); /* its type follows from the SQL */
 struct pg_param param_uuid(const struct uuid *id);
-struct pg_param param_text(const char *text); /* NULL: SQL NULL */
+struct pg_param param_text(const char *text);    /* NULL: SQL NULL */
+struct pg_param param_time(const char *rfc3339); /* NULL or "": SQL NULL */
 struct pg_param param_bytes(const struct buf *bytes);
 struct pg_param param_bool(bool value);
 

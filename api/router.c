@@ -9,8 +9,8 @@
 #include "delivery_detail.h"
 #include "reference.h"
 #include "scopes.h"
-#include "webhooks.h"
 #include "stats.h"
+#include "webhooks.h"
 
 #define WEBHOOKS "/api/v1/integrations/webhooks"
 #define READ     SCOPE_WEBHOOKS_READ
@@ -28,9 +28,9 @@ const struct route routes[] = {
     {"updateWebhook",       PATCH,  WEBHOOKS "/{}",                      WRITE,      BODY_REQUIRED, webhooks_update},
     {"deleteWebhook",       DELETE, WEBHOOKS "/{}",                      WRITE,      BODY_NONE,     webhooks_delete},
     {"rotateWebhookSecret", POST,   WEBHOOKS "/{}/rotate-secret",        WRITE,      BODY_OPTIONAL, webhooks_rotate_secret},
-    {"listDeliveries",   GET,    WEBHOOKS "/{}/deliveries",                 READ,       BODY_NONE,     deliveries_list},
-    {"getDelivery",      GET,    WEBHOOKS "/{}/deliveries/{}",              READ,       BODY_NONE,     deliveries_get},
-    {"getStats",         GET,    WEBHOOKS "/{}/stats",                      READ,       BODY_NONE,     stats_get},
+    {"listDeliveries",      GET,    WEBHOOKS "/{}/deliveries",           READ,       BODY_NONE,     deliveries_list},
+    {"getDelivery",         GET,    WEBHOOKS "/{}/deliveries/{}",        READ,       BODY_NONE,     deliveries_get},
+    {"getStats",            GET,    WEBHOOKS "/{}/stats",                READ,       BODY_NONE,     stats_get},
     {"listEventTypes",   GET,    "/api/v1/integrations/event-types",        READ,       BODY_NONE,     reference_event_types},
     {"getOpenapi",       GET,    "/openapi.json",                           ROUTE_OPEN,  BODY_NONE,     reference_openapi},
     {"getHealth",        GET,    "/health",                                 ROUTE_OPEN,  BODY_NONE,     reference_health},

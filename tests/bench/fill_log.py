@@ -17,7 +17,7 @@ import psycopg
 
 TYPES = ("alert.created", "scan.completed", "device.discovered", "cve.matched", "backup.completed")
 PAYLOAD_BYTES = 600
-RESPONSE_HEADERS = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n"
+RESPONSE_HEADERS = b"Content-Type: text/plain\r\nContent-Length: 2\r\nDate: Thu, 26 Nov 2026 00:00:00 GMT\r\n"
 HOUR = dt.timedelta(hours=1)
 
 
