@@ -24,7 +24,6 @@ struct store {
     unsigned magic;
     unsigned n;
     struct member *members;
-    struct counter *lost;
 };
 
 static void limited(void *ctx, const struct pg_reply *reply)
@@ -49,7 +48,6 @@ static void on_down(void *ctx, const struct err *why)
 {
     struct member *m = ctx;
     m->ready = false;
-    m->store->lost->value++;
     log_warn("store.connection_lost", F_ERR(why));
 }
 
@@ -64,8 +62,6 @@ struct store *store_new(struct event_base *base, const char *url, unsigned conne
     s->magic = STORE_MAGIC;
     s->n = connections;
     s->members = mem_zero(connections, sizeof(*s->members));
-    s->lost = metrics_counter("nrw_pg_connections_lost_total", NULL,
-                              "connections to PostgreSQL that were lost");
     metrics_gauge_fn("nrw_pg_up", NULL, "1 while PostgreSQL is connected", up, s);
     for (unsigned i = 0; i < connections; i++) {
         struct member *m = &s->members[i];

@@ -13,6 +13,7 @@
 #include <event2/util.h>
 #include <openssl/crypto.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,6 +21,7 @@
 #include "clock.h"
 #include "log.h"
 #include "mem.h"
+#include "metrics.h"
 #include "pg_libpq.h"
 
 #define PG_MAGIC               0x70676363u
@@ -41,6 +43,7 @@ struct unit {
     int n;      /* statements                                     */
     int at;     /* statement whose result comes next; n: the sync */
     int failed; /* -1: none so far                              */
+    int64_t sent_us;
     PGresult *results[PG_UNIT_MAX];
     struct err err;
 };
@@ -65,6 +68,8 @@ struct pg {
     size_t head;
     size_t n;
     int64_t head_since_us; /* when the oldest unit became the oldest */
+    struct histogram *seconds;
+    struct counter *lost;
 
     int backoff_ms;
     unsigned tries; /* failed ones since the last time it was up */
@@ -174,6 +179,7 @@ static bool read_results(struct pg *pg)
         empty = 0;
         if (PQresultStatus(res) == PGRES_PIPELINE_SYNC) {
             PQclear(res);
+            histogram_observe(pg->seconds, (double)(clock_mono_us() - u->sent_us) / 1e6);
             finish_oldest(pg);
             if (++finished == UNITS_PER_TURN) {
                 event_active(pg->io, EV_READ, 0);
@@ -233,10 +239,11 @@ static void send_unit(struct pg *pg, const struct pg_stmt *stmts, int n, pg_repl
                       void *ctx)
 {
     CHECK(n >= 1 && n <= PG_UNIT_MAX && pg->n < PG_OUTSTANDING_MAX);
+    const int64_t now = clock_mono_us();
     pg->units[(pg->head + pg->n) % PG_OUTSTANDING_MAX] =
-        (struct unit){.reply = reply, .ctx = ctx, .n = n, .failed = -1};
+        (struct unit){.reply = reply, .ctx = ctx, .n = n, .failed = -1, .sent_us = now};
     if (pg->n++ == 0) {
-        pg->head_since_us = clock_mono_us();
+        pg->head_since_us = now;
         if (pg->state == PG_UP && !event_pending(pg->timer, EV_TIMEOUT, NULL)) {
             arm_timer(pg, pg->stall_us);
         }
@@ -315,6 +322,7 @@ static void lose(struct pg *pg, const struct err *why)
 {
     struct err err = *why; /* may live in what is closed here */
     bool was_up = pg->state == PG_UP;
+    pg->lost->value += was_up;
     set_state(pg, PG_WAITING);
     (void)event_del(pg->timer); /* a failure to delete means that it was not added */
     close_conn(pg);
@@ -503,6 +511,18 @@ static void on_timer(evutil_socket_t fd, short what, void *ctx)
 
 /* --- birth and end ---------------------------------------------------------------------- */
 
+static void register_metrics(struct pg *pg)
+{
+    char labels[80];
+    const int n = snprintf(labels, sizeof(labels), "connection=\"%s\"", pg->name);
+    CHECK(n > 0 && (size_t)n < sizeof(labels));
+    pg->seconds = metrics_histogram("nrw_pg_seconds", labels,
+                                    "from sending statements to PostgreSQL to their answer",
+                                    metrics_seconds_bounds, metrics_seconds_bounds_n);
+    pg->lost = metrics_counter("nrw_pg_connections_lost_total", labels,
+                               "connections to PostgreSQL that were up and broke");
+}
+
 struct pg *pg_new(struct event_base *base, const char *url, const char *name, int stall_ms,
                   const struct pg_handlers *handlers)
 {
@@ -514,6 +534,7 @@ struct pg *pg_new(struct event_base *base, const char *url, const char *name, in
     pg->name = mem_dup(name);
     pg->stall_us = (int64_t)stall_ms * 1000;
     pg->handlers = *handlers;
+    register_metrics(pg);
     pg->backoff_ms = BACKOFF_MIN_MS;
     pg->units = mem_zero(PG_OUTSTANDING_MAX, sizeof(*pg->units));
     pg->timer = evtimer_new(base, on_timer, pg);

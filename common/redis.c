@@ -26,6 +26,7 @@
 #include "clock.h"
 #include "log.h"
 #include "mem.h"
+#include "metrics.h"
 #include "redis_format.h"
 #include "redis_url.h"
 
@@ -49,6 +50,7 @@ struct slot {
     const struct redis_script *script; /* NULL: not an EVALSHA                        */
     char *again;                       /* the EVALSHA, for one EVAL after NOSCRIPT    */
     int argc;                          /* of it, without its head                     */
+    int64_t sent_us;
 };
 
 struct redis {
@@ -75,7 +77,9 @@ struct redis {
     size_t n;
     size_t bytes;
     int64_t head_since_us; /* when the oldest command became the oldest */
-    struct buf out;        /* scratch: the command that is being written */
+    struct histogram *seconds;
+    struct counter *lost;
+    struct buf out; /* scratch: the command that is being written */
 
     int backoff_ms;
     int64_t up_since_us;
@@ -123,10 +127,11 @@ static void arm_timer(struct redis *r, int64_t us)
 static void send_formatted(struct redis *r, const char *cmd, struct slot slot)
 {
     CHECK(r->n < OUTSTANDING_MAX);
+    slot.sent_us = clock_mono_us();
     r->slots[(r->head + r->n) % OUTSTANDING_MAX] = slot;
     r->bytes += slot.len;
     if (r->n++ == 0) {
-        r->head_since_us = clock_mono_us();
+        r->head_since_us = slot.sent_us;
         if (r->state == REDIS_UP && !event_pending(r->timer, EV_TIMEOUT, NULL)) {
             arm_timer(r, r->stall_us);
         }
@@ -219,6 +224,7 @@ static void finish_oldest(struct redis *r, const struct redisReply *reply)
 {
     struct slot slot = take_oldest(r);
     struct err err = {.code = ERR_NONE};
+    histogram_observe(r->seconds, (double)(clock_mono_us() - slot.sent_us) / 1e6);
     if (reply->type == REDIS_REPLY_ERROR) {
         if (slot.again != NULL && starts_with(reply, "NOSCRIPT")) {
             send_eval(r, &slot);
@@ -327,6 +333,7 @@ static void lose(struct redis *r, const struct err *why)
 {
     struct err err = *why; /* may live in what is closed here */
     bool was_up = r->state == REDIS_UP;
+    r->lost->value += was_up;
     set_state(r, REDIS_WAITING);
     (void)event_del(r->timer); /* a failure to delete means that it was not added */
     close_conn(r);
@@ -518,6 +525,18 @@ static void on_timer(evutil_socket_t fd, short what, void *ctx)
 
 /* --- birth and end ---------------------------------------------------------------------- */
 
+static void register_metrics(struct redis *r)
+{
+    char labels[80];
+    const int n = snprintf(labels, sizeof(labels), "connection=\"%s\"", r->name);
+    CHECK(n > 0 && (size_t)n < sizeof(labels));
+    r->seconds = metrics_histogram("nrw_redis_seconds", labels,
+                                   "from sending a command to Redis to its answer",
+                                   metrics_seconds_bounds, metrics_seconds_bounds_n);
+    r->lost = metrics_counter("nrw_redis_connections_lost_total", labels,
+                              "connections to Redis that were up and broke");
+}
+
 struct redis *redis_new(struct event_base *base, const char *url, const char *name, int stall_ms,
                         const struct redis_handlers *handlers, struct err *err)
 {
@@ -531,6 +550,7 @@ struct redis *redis_new(struct event_base *base, const char *url, const char *na
     r->base = base;
     r->url = parts;
     r->name = mem_dup(name);
+    register_metrics(r);
     r->stall_us = (int64_t)stall_ms * 1000;
     if (handlers != NULL) {
         r->handlers = *handlers;

@@ -29,8 +29,8 @@ typedef void redis_reply_fn(void *ctx, const struct redisReply *reply, const str
 
 /* url: redis://[user]:[password]@host[:port][/db], redis://host…, or
  * unix:///path/to.sock[?db=N][&password=…][&user=…]; percent-encoding in user and password. A
- * malformed one: NULL, err without the password. Connects at once and for ever (100 ms … 5 s,
- * doubling, jitter). */
+ * malformed one: NULL, err without the password. name: a literal, for log lines and the metrics'
+ * label connection. Connects at once and for ever (100 ms … 5 s, doubling, jitter). */
 struct redis *redis_new(struct event_base *base, const char *url, const char *name, int stall_ms,
                         const struct redis_handlers *handlers, struct err *err) MUST_CHECK;
 bool redis_is_up(const struct redis *r);

@@ -351,7 +351,6 @@ static void on_reply(void *ctx, const struct redisReply *reply, const struct err
     struct schedule_call *call = ctx;
     struct schedule *s = schedule_of(call->s);
     if (reply != NULL) {
-        histogram_observe(s->seconds, (double)(clock_mono_us() - call->sent_us) / 1e6);
         answered(s, call, reply);
     } else {
         failed(s, call, err);
@@ -362,11 +361,8 @@ static void on_reply(void *ctx, const struct redisReply *reply, const struct err
 bool schedule_send(struct schedule *s, enum schedule_script script, size_t n)
 {
     struct schedule_call *call = mem_alloc(sizeof(*call));
-    *call = (struct schedule_call){.s = s,
-                                   .script = script,
-                                   .n = n,
-                                   .generation = s->walk.generation,
-                                   .sent_us = clock_mono_us()};
+    *call =
+        (struct schedule_call){.s = s, .script = script, .n = n, .generation = s->walk.generation};
     const struct words *w = &s->words;
     if (!redis_eval(s->redis, &s->scripts[script], w->n_keys, w->n, w->argv, w->len, on_reply,
                     call)) {
@@ -448,9 +444,6 @@ static void on_tick(evutil_socket_t fd, short what, void *ctx)
 static void register_metrics(struct schedule *s)
 {
     s->up = metrics_gauge("nrw_redis_up", NULL, "1 while Redis is connected and takes writes");
-    s->seconds =
-        metrics_histogram("nrw_redis_seconds", NULL, "From sending a script to Redis to its answer",
-                          metrics_seconds_bounds, metrics_seconds_bounds_n);
     s->claimed = metrics_counter("nrw_schedule_claimed_total", NULL,
                                  "Deliveries that this worker leased because they were due");
     s->rebuilds = metrics_counter("nrw_schedule_rebuilds_total", NULL,

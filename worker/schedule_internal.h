@@ -48,7 +48,6 @@ struct schedule_call {
     enum schedule_script script;
     size_t n; /* ids asked for or handed over */
     unsigned generation;
-    int64_t sent_us;
 };
 
 struct batch {
@@ -114,7 +113,6 @@ struct schedule {
     int64_t complained_us;
     uint64_t complaints; /* not logged since */
     struct gauge *up;
-    struct histogram *seconds;
     struct counter *claimed, *rebuilds, *reaped, *reconciled, *errors;
 };
 

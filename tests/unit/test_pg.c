@@ -16,6 +16,7 @@
 
 #include "clock.h"
 #include "mem.h"
+#include "metrics_page.h"
 #include "pg_server.h"
 
 #define PATIENCE_US (20 * INT64_C(1000000))
@@ -28,6 +29,9 @@
 #define STMT(s)     ((struct pg_stmt){.sql = (s)})
 #define CLIENTS_MAX 16
 #define NONE_YET    (-2)
+
+#define COUNT_OF_SECONDS "nrw_pg_seconds_count{connection=\"unit-test\"}"
+#define LOST             "nrw_pg_connections_lost_total{connection=\"unit-test\"}"
 
 /* --- one connection under test
  * -------------------------------------------------------------------------- */
@@ -276,7 +280,9 @@ static void test_replies_come_in_the_order_of_units(void **state)
         assert_true(submit(w, &w->r[i], stmts, 2));
     }
     assert_int_equal(200, pg_outstanding(w->pg));
+    const double measured = metrics_page_value(COUNT_OF_SECONDS);
     AWAIT(w, w->replies == 200);
+    assert_int_equal(200, (int)(metrics_page_value(COUNT_OF_SECONDS) - measured));
     for (int i = 0; i < 200; i++) {
         assert_int_equal(1, w->r[i].calls);
         assert_int_equal(i, w->r[i].order);
@@ -442,9 +448,11 @@ static void test_an_idle_connection_that_is_cut_comes_back(void **state)
     (void)state;
     pg_server_needed();
     struct world *w = world_up(20000);
+    const double lost = metrics_page_value(LOST);
     pg_server_sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "
                   "'unit-test'");
     check_lost(w, 0, 0, ERR_IO);
+    assert_int_equal(1, (int)(metrics_page_value(LOST) - lost));
     world_free(w);
 }
 

@@ -6,12 +6,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "metrics_page.h"
 #include "redis_server.h"
 #include "redis_url.h"
 
-#define PATIENCE_US (15 * INT64_C(1000000))
-#define REPLIES_MAX 5000
-#define LEN(a)      (int)(sizeof(a) / sizeof(*(a)))
+#define PATIENCE_US      (15 * INT64_C(1000000))
+#define COUNT_OF_SECONDS "nrw_redis_seconds_count{connection=\"unit-test\"}"
+#define LOST             "nrw_redis_connections_lost_total{connection=\"unit-test\"}"
+#define REPLIES_MAX      5000
+#define LEN(a)           (int)(sizeof(a) / sizeof(*(a)))
 
 /* --- one connection under test ---------------------------------------------------------- */
 
@@ -265,7 +268,9 @@ static void test_commands_are_answered_once_and_in_order(void **state)
         assert_true(COMMAND(w, i, "INCR", "n"));
     }
     assert_int_equal(0, w->answers);
+    const double measured = metrics_page_value(COUNT_OF_SECONDS);
     AWAIT(w, w->answers == 1000);
+    assert_int_equal(1000, (int)(metrics_page_value(COUNT_OF_SECONDS) - measured));
     for (int i = 0; i < 1000; i++) {
         assert_int_equal(i + 1, w->a[i].integer);
         assert_int_equal(i, w->a[i].order);
@@ -529,6 +534,7 @@ static void test_a_killed_server_answers_all_commands_and_comes_back(void **stat
     (void)state;
     redis_server_start();
     struct world *w = world_up("", 5000);
+    const double lost = metrics_page_value(LOST);
     for (int round = 1; round <= 3; round++) {
         int first = w->answers;
         kill(redis_server.pid, SIGSTOP);
@@ -551,6 +557,7 @@ static void test_a_killed_server_answers_all_commands_and_comes_back(void **stat
         w->a[201].calls = 0;
         assert_string_equal("PONG", RUN(w, 201, "PING")->text);
     }
+    assert_int_equal(3, (int)(metrics_page_value(LOST) - lost));
     world_free(w);
 }
 
