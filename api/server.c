@@ -32,9 +32,8 @@ struct server {
     const struct api *api;
     struct httpd *httpd;
     unsigned calls;
-    char (*labels)[CLASSES][LABELS_SIZE]; /* of each route, and of no route at the end */
-    struct counter *(*requests)[CLASSES];
-    struct histogram *seconds;
+    struct counter *(*requests)[CLASSES]; /* of each route, and of no route at the end */
+    struct histogram **seconds;           /* the same rows */
 };
 
 /* --- the end of a call ------------------------------------------------------------------ */
@@ -81,7 +80,7 @@ static void call_ended(void *ctx, const struct call *c, int status, size_t bytes
     CHECK(s->calls > 0 && status >= 200 && status <= 599);
     s->calls--;
     s->requests[row][status / 100 - 2]->value++;
-    histogram_observe(s->seconds, (double)took_us / 1e6);
+    histogram_observe(s->seconds[row], (double)took_us / 1e6);
     log_call(c, status, took_us, bytes);
 }
 
@@ -210,19 +209,21 @@ static void on_refusal(void *ctx, enum frame_fault fault, struct buf *headers, s
 static void register_metrics(struct server *s)
 {
     static const char *const classes[CLASSES] = {"2xx", "3xx", "4xx", "5xx"};
-    s->labels = mem_zero(routes_n + 1, sizeof(*s->labels));
     s->requests = mem_zero(routes_n + 1, sizeof(*s->requests));
+    s->seconds = mem_zero(routes_n + 1, sizeof(struct histogram *));
+    char label[LABELS_SIZE];
     for (unsigned r = 0; r <= routes_n; r++) {
+        const char *name = r < routes_n ? routes[r].name : "none";
         for (int k = 0; k < CLASSES; k++) {
-            (void)snprintf(s->labels[r][k], LABELS_SIZE, "route=\"%s\",status=\"%s\"",
-                           r < routes_n ? routes[r].name : "none", classes[k]);
-            s->requests[r][k] = metrics_counter("nrw_api_requests_total", s->labels[r][k],
+            (void)snprintf(label, sizeof(label), "route=\"%s\",status=\"%s\"", name, classes[k]);
+            s->requests[r][k] = metrics_counter("nrw_api_requests_total", label,
                                                 "requests by route and class of status");
         }
+        (void)snprintf(label, sizeof(label), "route=\"%s\"", name);
+        s->seconds[r] = metrics_histogram("nrw_api_request_seconds", label,
+                                          "from a whole request to its answer, by route",
+                                          metrics_seconds_bounds, metrics_seconds_bounds_n);
     }
-    s->seconds =
-        metrics_histogram("nrw_api_request_seconds", NULL, "from a whole request to its answer",
-                          metrics_seconds_bounds, metrics_seconds_bounds_n);
 }
 
 static double connections(void *ctx)
@@ -287,6 +288,8 @@ void server_free(struct server *s)
     CHECK_MAGIC(s, SERVER_MAGIC);
     CHECK(s->calls == 0);
     httpd_free(s->httpd), s->httpd = NULL;
+    free(s->requests), s->requests = NULL;
+    free(s->seconds), s->seconds = NULL;
     s->magic = 0;
-    free(s); /* labels and counters stay with the metrics */
+    free(s);
 }

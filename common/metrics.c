@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -22,7 +23,7 @@
 #include "mem.h"
 
 #define FAMILIES_MAX 256
-#define SERIES_MAX   64 /* of one family */
+#define SERIES_MAX   256 /* of one family; the API has four for each route */
 #define BOUNDS_MAX   32
 #define NUMBER_SIZE  40
 
@@ -347,6 +348,13 @@ static double open_fds(void *ctx)
     return n;
 }
 
+static double max_fds(void *ctx)
+{
+    (void)ctx;
+    struct rlimit limit;
+    return getrlimit(RLIMIT_NOFILE, &limit) == 0 ? (double)limit.rlim_cur : NAN;
+}
+
 static double cpu_seconds(void *ctx)
 {
     (void)ctx;
@@ -382,6 +390,8 @@ void metrics_register_process(const char *version)
     metrics_gauge_fn("process_resident_memory_bytes", NULL, "Resident memory size in bytes.",
                      resident_bytes, NULL);
     metrics_gauge_fn("process_open_fds", NULL, "Number of open file descriptors.", open_fds, NULL);
+    metrics_gauge_fn("process_max_fds", NULL, "Maximum number of open file descriptors.", max_fds,
+                     NULL);
     metrics_counter_fn("process_cpu_seconds_total", NULL,
                        "Total user and system CPU time spent in seconds.", cpu_seconds, NULL);
     metrics_gauge("process_start_time_seconds", NULL,

@@ -32,8 +32,8 @@ void histogram_observe(struct histogram *h, double value);
 extern const double metrics_seconds_bounds[];
 extern const unsigned metrics_seconds_bounds_n;
 
-/* Registers process_resident_memory_bytes, process_open_fds, process_cpu_seconds_total,
- * process_start_time_seconds and nrw_build_info{version}. */
+/* Registers process_resident_memory_bytes, process_open_fds, process_max_fds,
+ * process_cpu_seconds_total, process_start_time_seconds and nrw_build_info{version}. */
 void metrics_register_process(const char *version);
 
 void metrics_render(struct buf *out);
