@@ -18,6 +18,13 @@ static const char *const fault_labels[DELIVERY_FAULTS] = {
 static const char own_help[] =
     "attempts that a fault of this side prevented, by what could not be done";
 
+static const char *const status_labels[DELIVERY_STATUSES] = {
+    "status=\"1xx\"", "status=\"2xx\"", "status=\"3xx\"", "status=\"4xx\"", "status=\"5xx\"",
+};
+/* The promise is 1 s; a backlog after an outage takes hours. */
+static const double latency_bounds[] = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1,
+                                        2.5,   5,    10,    30,   60,  300,  900, 3600};
+
 void delivery_metrics_register(struct delivery_metrics *m)
 {
     for (int i = 0; i < DELIVERY_OUTCOMES; i++) {
@@ -40,6 +47,28 @@ void delivery_metrics_register(struct delivery_metrics *m)
     m->first_wait = metrics_histogram("nrw_first_attempt_wait_seconds", NULL,
                                       "from intake to the start of attempt 1",
                                       metrics_seconds_bounds, metrics_seconds_bounds_n);
+    m->first_latency = metrics_histogram(
+        "nrw_first_attempt_latency_seconds", NULL,
+        "from the event's timestamp in Kafka to the start of attempt 1, without what was spilled",
+        latency_bounds, sizeof(latency_bounds) / sizeof(*latency_bounds));
+    for (int i = 0; i < DELIVERY_STATUSES; i++) {
+        m->answers[i] =
+            metrics_counter("nrw_answers_total", status_labels[i], "answers by class of status");
+    }
+}
+
+/* The timestamp is another machine's: a clock that is ahead of ours makes it 0. */
+static double latency_s(const struct delivery *d)
+{
+    const int64_t us = d->started_wall_us - d->ev->received_at_us;
+    return us > 0 ? (double)us / 1e6 : 0;
+}
+
+static void count_answer(struct delivery_metrics *m, const struct attempt_result *r)
+{
+    if (r->status >= 100 && r->status <= 599) {
+        m->answers[r->status / 100 - 1]->value++;
+    }
 }
 
 void delivery_metrics_attempt(struct delivery_metrics *m, const struct delivery *d)
@@ -50,8 +79,12 @@ void delivery_metrics_attempt(struct delivery_metrics *m, const struct delivery 
         m->own[d->ended_in]->value++;
     }
     m->reused->value += d->result.reused;
+    count_answer(m, &d->result);
     histogram_observe(m->seconds, (double)d->result.duration_us / 1e6);
     if (d->attempt == 1) {
         histogram_observe(m->first_wait, (double)(d->started_mono_us - d->ev->taken_mono_us) / 1e6);
+    }
+    if (d->class == DELIVERY_NEW) {
+        histogram_observe(m->first_latency, latency_s(d));
     }
 }

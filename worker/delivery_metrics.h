@@ -7,6 +7,7 @@
 
 #define DELIVERY_OUTCOMES 6 /* enum outcome_kind    */
 #define DELIVERY_FAULTS   8 /* enum transport_fault */
+#define DELIVERY_STATUSES 5 /* 1xx … 5xx */
 
 struct delivery_metrics {
     struct counter *outcomes[DELIVERY_OUTCOMES];
@@ -15,6 +16,8 @@ struct delivery_metrics {
     struct counter *reused;
     struct histogram *seconds;
     struct histogram *first_wait;
+    struct histogram *first_latency;
+    struct counter *answers[DELIVERY_STATUSES];
 };
 
 void delivery_metrics_register(struct delivery_metrics *m);

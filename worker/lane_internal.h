@@ -81,7 +81,7 @@ struct lanes {
     size_t in_flight[CLASSES];
     size_t waiting[CLASSES];
     struct lane_list full; /* lanes at NRW_LANE_QUEUE_MAX or above */
-    struct counter *cancelled, *spilled_wait, *spilled_full, *spilled_crowded;
+    struct counter *cancelled, *spilled_wait, *spilled_full, *spilled_crowded, *deferred;
 };
 
 /* lane.c */

@@ -118,6 +118,14 @@ static bool healthy(const struct lanes *l, const struct lane *lane)
     return now - since < spill_us && (int64_t)lane_waiting(lane) * lane->between_us < spill_us;
 }
 
+/* Whose doing it is that a first attempt does not start now: this worker's if the endpoint had
+ * room. */
+static void count_deferred(struct lanes *l, const struct lane *lane, const struct delivery *d)
+{
+    const bool room = lane->in_flight < lane_own_cap(lane) && lane_host_has_room(l, lane);
+    l->deferred->value += d->class == DELIVERY_NEW && room;
+}
+
 /* When something that cannot be sent now should come back: the next free moment at the rate at
  * which this endpoint works, so that a backlog is not fetched and given back over and over. */
 static int64_t next_moment(struct lane *lane)
@@ -146,6 +154,7 @@ void lanes_add(struct lanes *l, struct delivery *d)
     }
     if (was_full && !healthy(l, lane)) {
         l->spilled_full->value++;
+        count_deferred(l, lane, d);
         delivery_spill(d, next_moment(lane));
         return;
     }
@@ -317,6 +326,7 @@ static void spill(struct lanes *l, struct delivery *d)
     CHECK(lane->waiting[d->class].head == d);
     CHECK(pop(l, lane, (int)d->class) == d);
     l->spilled_wait->value++;
+    count_deferred(l, lane, d);
     delivery_spill(d, next_moment(lane));
     lane_rest(l, lane);
 }
@@ -437,6 +447,10 @@ static void register_metrics(struct lanes *l)
     l->spilled_wait = metrics_counter("nrw_spills_total", "why=\"wait\"", spills);
     l->spilled_full = metrics_counter("nrw_spills_total", "why=\"full\"", spills);
     l->spilled_crowded = metrics_counter("nrw_spills_total", "why=\"crowded\"", spills);
+    l->deferred = metrics_counter("nrw_first_attempts_deferred_total", NULL,
+                                  "first attempts spilled although their endpoint had room");
+    metrics_gauge("nrw_requests_max", NULL, "what nrw_in_flight may reach: NRW_REQUESTS_MAX")
+        ->value = (double)l->cfg->requests_max;
     metrics_gauge_fn("nrw_in_flight", NULL, "requests in flight", in_flight, l);
     metrics_gauge_fn("nrw_lanes_waiting", NULL, "deliveries that wait in lanes", waiting, l);
     metrics_gauge_fn("nrw_lanes", NULL, "lanes with work", busy_lanes, l);

@@ -6,7 +6,7 @@
 #include "worker_fixture.h"
 
 #include "mem.h"
-#include "metrics.h"
+#include "metrics_page.h"
 #include "request.h"
 
 #define SECOND INT64_C(1000000)
@@ -325,6 +325,36 @@ static void a_fault_of_ours_is_counted_at_its_step(void **state)
     }
 }
 
+/* The promise is 1 s from Kafka's timestamp, so that 1 s is a bound; what was spilled is counted
+ * elsewhere, and a producer's clock that is ahead is not a latency. */
+static void the_latency_of_a_first_attempt_counts_from_kafkas_timestamp(void **state)
+{
+    (void)state;
+#define LATENCY "nrw_first_attempt_latency_seconds"
+    static const struct {
+        int64_t age_us;
+        unsigned attempt; /* 0: new */
+        unsigned in_time, all;
+    } cases[] = {{0, 0, 1, 1},      {900000, 0, 1, 1}, {1000001, 0, 0, 1}, {-60 * SECOND, 0, 1, 1},
+                 {900000, 1, 0, 0}, {900000, 2, 0, 0}};
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        const double in_time = metrics_page_value(LATENCY "_bucket{le=\"1\"}");
+        const double all = metrics_page_value(LATENCY "_count");
+        const double answers = metrics_page_value("nrw_answers_total{status=\"2xx\"}");
+        struct webhook *wh = make_webhook(false);
+        struct delivery *d = make(wh, cases[i].attempt);
+        delivery_start(d, wh);
+        d->ev->received_at_us = d->started_wall_us - cases[i].age_us;
+        answer(TRANSPORT_OK, 204);
+        journal_ends(JOURNAL_COMMITTED);
+        assert_int_equal(cases[i].in_time,
+                         (int)(metrics_page_value(LATENCY "_bucket{le=\"1\"}") - in_time));
+        assert_int_equal(cases[i].all, (int)(metrics_page_value(LATENCY "_count") - all));
+        assert_int_equal(answers + 1, metrics_page_value("nrw_answers_total{status=\"2xx\"}"));
+        webhook_unref(wh);
+    }
+}
+
 /* --- what somebody asked for --- */
 
 static const struct {
@@ -553,6 +583,7 @@ int main(void)
         DELIVERY_TEST(every_end_is_recorded_and_the_schedule_told_after_the_commit),
         DELIVERY_TEST(a_timeout_that_a_stopped_worker_noticed_is_not_the_customers_fault),
         DELIVERY_TEST(a_fault_of_ours_is_counted_at_its_step),
+        DELIVERY_TEST(the_latency_of_a_first_attempt_counts_from_kafkas_timestamp),
         DELIVERY_TEST(a_spilled_one_is_pending_with_the_same_attempt),
         DELIVERY_TEST(a_test_is_one_attempt_and_changes_no_webhook_but_a_failing_one_to_active),
         DELIVERY_TEST(a_redelivered_one_has_attempts_six_to_ten),

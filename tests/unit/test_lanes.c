@@ -8,7 +8,7 @@
 #include <stdio.h>
 
 #include "mem.h"
-#include "metrics.h"
+#include "metrics_page.h"
 
 #define STARTED_MAX 20000
 #define SECOND      INT64_C(1000000)
@@ -237,19 +237,9 @@ static size_t in_flight_of_class(enum delivery_class class)
     return n;
 }
 
-/* The value on the page of metrics. */
 static size_t gauge(const char *series)
 {
-    struct buf page;
-    buf_init(&page, (size_t)1024 * 1024);
-    metrics_render(&page);
-    char line[80];
-    (void)snprintf(line, sizeof(line), "\n%s ", series);
-    const char *at = strstr(buf_cstr(&page), line);
-    assert_non_null(at);
-    const size_t value = (size_t)strtoul(at + strlen(line), NULL, 10);
-    buf_done(&page);
-    return value;
+    return (size_t)metrics_page_value(series);
 }
 
 static void the_clock_is_past(int64_t mono_us)
@@ -1116,6 +1106,30 @@ static void what_waits_too_long_is_spilled_oldest_first(void **state)
     webhook_unref(well);
 }
 
+/* Late by the endpoint's doing, or by this worker's: only the second breaks a promise to operators.
+ */
+static void a_first_attempt_is_deferred_when_its_endpoint_had_room(void **state)
+{
+    (void)state;
+    settings.spill_after = 50;
+    const size_t before = gauge("nrw_first_attempts_deferred_total");
+    struct webhook *dead = make_webhook_at(1, 1, 1);
+    add(dead, 0, 8);
+    start_all();
+    AWAIT_TURNS(spilled() == 4); /* it has its four */
+    assert_int_equal(before, gauge("nrw_first_attempts_deferred_total"));
+    settings.requests_max = 4; /* no more for anybody */
+    struct webhook *well = make_webhook_at(2, 2, 2);
+    add(well, 100, 3);
+    add_retries(well, 110, 2);
+    start_all();
+    AWAIT_TURNS(spilled() == 9);
+    assert_int_equal(before + 3, gauge("nrw_first_attempts_deferred_total"));
+    finish_all();
+    webhook_unref(dead);
+    webhook_unref(well);
+}
+
 static void an_overflow_slows_intake_while_the_endpoint_keeps_up(void **state)
 {
     (void)state;
@@ -1452,6 +1466,7 @@ int main(void)
         LANES_TEST(a_lane_that_is_answered_gets_more_and_one_in_trouble_half),
         LANES_TEST(an_idle_lane_keeps_its_limit_and_ten_thousand_are_kept),
         LANES_TEST(what_waits_too_long_is_spilled_oldest_first),
+        LANES_TEST(a_first_attempt_is_deferred_when_its_endpoint_had_room),
         LANES_TEST(an_overflow_slows_intake_while_the_endpoint_keeps_up),
         LANES_TEST(an_overflow_of_a_dead_endpoint_is_spilled_at_once_and_stops_nobody),
         LANES_TEST(a_burst_after_a_long_pause_is_not_spilled_at_once),
