@@ -53,7 +53,7 @@ struct consumer {
     bool closing;
     bool closed;
 
-    struct counter *messages, *rebalances, *drains_late;
+    struct counter *messages, *rebalances, *drains_late, *errors;
 };
 
 /* --- flow --- */
@@ -241,6 +241,7 @@ static void on_error(struct consumer *c, rd_kafka_event_t *event)
         c->on.fatal(c->on.ctx, text);
         return;
     }
+    c->errors->value++;
     log_warn("kafka.error", F_STR("code", rd_kafka_err2name(e)), F_STR("error", text));
 }
 
@@ -445,6 +446,8 @@ static void register_metrics(struct consumer *c)
     c->rebalances = metrics_counter("nrw_rebalances_total", NULL, "assignments and revocations");
     c->drains_late =
         metrics_counter("nrw_drains_incomplete_total", NULL, "drains that ended by their deadline");
+    c->errors = metrics_counter("nrw_kafka_errors_total", NULL,
+                                "errors that librdkafka told; it goes on by itself");
     metrics_gauge_fn("nrw_consumer_lag", NULL, "messages on the broker that were not taken yet",
                      lag, c);
 }
