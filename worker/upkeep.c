@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "check.h"
+#include "event.h"
 #include "log.h"
 #include "mem.h"
 #include "metrics.h"
@@ -38,9 +39,10 @@ static const char replays_sql[] =
     " SELECT count(*) FROM gone";
 /* Every worker asks: it is cheap, and each exports it. A count stops at 100 000. */
 static const char gauges_sql[] =
-    "SELECT (SELECT count(*) FROM (SELECT FROM pending_deliveries LIMIT 100000) AS head),"
+    "SELECT count(*) FILTER (WHERE reason = 'retry'), count(*) FILTER (WHERE reason = 'spill'),"
+    " count(*) FILTER (WHERE reason = 'redeliver'), count(*) FILTER (WHERE reason = 'replay'), count(*) FILTER (WHERE reason = 'test'),"
     " coalesce((SELECT greatest(0, extract(epoch FROM now() - min(next_attempt_at)))::bigint FROM pending_deliveries), 0),"
-    " nrw_partition_days_ahead()::bigint";
+    " nrw_partition_days_ahead()::bigint FROM (SELECT reason FROM pending_deliveries LIMIT 100000) AS head";
 /* clang-format on */
 
 enum { CHORE_PARTITIONS, CHORE_RETENTION, CHORE_DISABLE, CHORE_REPLAYS, CHORE_GAUGES, CHORES };
@@ -59,15 +61,18 @@ struct upkeep {
     unsigned magic;
     struct pg *pg;
     struct chore chores[CHORES];
-    struct gauge *pending, *oldest_due, *days_ahead;
+    struct gauge *pending[EVENT_TEST + 1]; /* by enum event_reason */
+    struct gauge *oldest_due, *days_ahead;
     struct counter *disabled, *failures;
 };
 
 static void take_gauges(struct upkeep *u, const PGresult *r)
 {
-    u->pending->value = (double)pgvalue_int8(r, 0, 0);
-    u->oldest_due->value = (double)pgvalue_int8(r, 0, 1);
-    u->days_ahead->value = (double)pgvalue_int8(r, 0, 2);
+    for (int i = EVENT_RETRY; i <= EVENT_TEST; i++) {
+        u->pending[i]->value = (double)pgvalue_int8(r, 0, i);
+    }
+    u->oldest_due->value = (double)pgvalue_int8(r, 0, EVENT_TEST + 1);
+    u->days_ahead->value = (double)pgvalue_int8(r, 0, EVENT_TEST + 2);
 }
 
 static void done(void *ctx, const struct pg_reply *reply)
@@ -152,8 +157,15 @@ struct upkeep *upkeep_new(struct event_base *base, const struct config *cfg)
 {
     struct upkeep *u = mem_zero(1, sizeof(*u));
     u->magic = UPKEEP_MAGIC;
-    u->pending = metrics_gauge("nrw_pending_deliveries", NULL,
-                               "pending rows, at most 100000, as of the last look");
+    static const char *const reasons[] = {[EVENT_RETRY] = "reason=\"retry\"",
+                                          [EVENT_SPILL] = "reason=\"spill\"",
+                                          [EVENT_REDELIVER] = "reason=\"redeliver\"",
+                                          [EVENT_REPLAY] = "reason=\"replay\"",
+                                          [EVENT_TEST] = "reason=\"test\""};
+    for (int i = EVENT_RETRY; i <= EVENT_TEST; i++) {
+        u->pending[i] = metrics_gauge("nrw_pending_deliveries", reasons[i],
+                                      "pending rows of the database, of the first 100000");
+    }
     u->oldest_due = metrics_gauge("nrw_oldest_due_seconds", NULL,
                                   "how long the oldest due pending row has been due");
     u->days_ahead = metrics_gauge("nrw_partition_days_ahead", NULL,

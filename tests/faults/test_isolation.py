@@ -232,7 +232,7 @@ def test_dead_endpoints_cost_the_healthy_ones_nothing(stack, topic, tenant, quic
     def sample():
         metrics = worker.metrics()
         return {"unsettled_s": metrics["nrw_oldest_unsettled_seconds"], "in_flight": metrics["nrw_in_flight"],
-                "pending": metrics["nrw_pending_deliveries"], **process_numbers(worker.pid)}
+                "pending": sum(value for name, value in metrics.items() if name.startswith("nrw_pending_deliveries")), **process_numbers(worker.pid)}
 
     load(1)  # whatever happens only once
     alone_us, windows = best_of(lambda: load(4))

@@ -223,7 +223,8 @@ static void the_gauges_tell_what_waits(void **state)
 {
     (void)state;
     pg_server_needed();
-    const double *pending = &metrics_gauge("nrw_pending_deliveries", NULL, "")->value;
+    const double *pending = &metrics_gauge("nrw_pending_deliveries", "reason=\"retry\"", "")->value;
+    const double *spilled = &metrics_gauge("nrw_pending_deliveries", "reason=\"spill\"", "")->value;
     const double *oldest = &metrics_gauge("nrw_oldest_due_seconds", NULL, "")->value;
     all_chores(1);
     assert_int_equal(0, (int)*pending);
@@ -235,8 +236,12 @@ static void the_gauges_tell_what_waits(void **state)
     all_chores(1);
     assert_int_equal(700, (int)*pending);
     assert_in_range((int)*oldest, 500, 600);
-    sql("UPDATE pending_deliveries SET next_attempt_at = now() + interval '1 h'");
+    sql("UPDATE pending_deliveries SET next_attempt_at = now() + interval '1 h', reason ="
+        " CASE WHEN ctid = (SELECT min(ctid) FROM pending_deliveries) THEN 'spill' ELSE reason "
+        "END");
     all_chores(1);
+    assert_int_equal(699, (int)*pending);
+    assert_int_equal(1, (int)*spilled);
     assert_int_equal(0, (int)*oldest);
 }
 
