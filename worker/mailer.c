@@ -476,15 +476,13 @@ static bool take_settings(struct mailer *m, struct event_base *base,
 
 static void register_metrics(struct mailer *m)
 {
-    static const char mails[] = "E-mails to account owners: sent; failed tries; dropped for good.";
+    static const char mails[] = "e-mails to account owners: sent, failed tries, dropped for good";
     m->sent = metrics_counter("nrw_mails_total", "result=\"sent\"", mails);
     m->failed = metrics_counter("nrw_mails_total", "result=\"failed\"", mails);
     m->dropped = metrics_counter("nrw_mails_total", "result=\"dropped\"", mails);
-    m->waiting =
-        metrics_gauge("nrw_outbox_waiting", NULL,
-                      "E-mails in the outbox that are neither sent nor dropped, at most 10000.");
-    m->oldest = metrics_gauge("nrw_outbox_oldest_seconds", NULL,
-                              "Age of the oldest e-mail in the outbox; 0 when it is empty.");
+    m->waiting = metrics_gauge("nrw_outbox_waiting", NULL,
+                               "e-mails that are neither sent nor dropped, at most 10000");
+    m->oldest = metrics_gauge("nrw_outbox_oldest_seconds", NULL, "age of the oldest of them");
 }
 
 struct mailer *mailer_new(struct event_base *base, const struct mailer_config *cfg, struct pg *pg,

@@ -445,15 +445,15 @@ static void register_metrics(struct schedule *s)
 {
     s->up = metrics_gauge("nrw_redis_up", NULL, "1 while Redis is connected and takes writes");
     s->claimed = metrics_counter("nrw_schedule_claimed_total", NULL,
-                                 "Deliveries that this worker leased because they were due");
+                                 "deliveries that this worker leased because they were due");
     s->rebuilds = metrics_counter("nrw_schedule_rebuilds_total", NULL,
-                                  "Times this worker rebuilt the index in Redis from PostgreSQL");
+                                  "times this worker rebuilt the index in Redis from PostgreSQL");
     s->reaped = metrics_counter("nrw_schedule_reaped_total", NULL,
-                                "Leases that ran out and were made due again");
+                                "leases that ran out and were made due again");
     s->reconciled = metrics_counter("nrw_schedule_reconciled_total", NULL,
-                                    "Overdue deliveries that Redis had forgotten");
+                                    "overdue deliveries that Redis had forgotten");
     s->errors = metrics_counter("nrw_schedule_errors_total", NULL,
-                                "Scripts that Redis refused or whose answer was lost");
+                                "scripts that Redis refused or whose answer was lost");
 }
 
 struct schedule *schedule_new(struct event_base *base, const struct schedule_config *cfg,

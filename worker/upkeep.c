@@ -17,6 +17,7 @@
 
 #define UPKEEP_MAGIC 0x55504b50u
 #define STALL_MS     60000
+#define DAY_S        86400
 
 /* clang-format off */
 #define ONCE "pg_try_advisory_xact_lock(hashtext('nrw_upkeep'))"
@@ -62,7 +63,7 @@ struct upkeep {
     struct pg *pg;
     struct chore chores[CHORES];
     struct gauge *pending[EVENT_TEST + 1]; /* by enum event_reason */
-    struct gauge *oldest_due, *days_ahead;
+    struct gauge *oldest_due, *ahead;
     struct counter *disabled, *failures;
 };
 
@@ -72,7 +73,7 @@ static void take_gauges(struct upkeep *u, const PGresult *r)
         u->pending[i]->value = (double)pgvalue_int8(r, 0, i);
     }
     u->oldest_due->value = (double)pgvalue_int8(r, 0, EVENT_TEST + 1);
-    u->days_ahead->value = (double)pgvalue_int8(r, 0, EVENT_TEST + 2);
+    u->ahead->value = (double)(pgvalue_int8(r, 0, EVENT_TEST + 2) * DAY_S);
 }
 
 static void done(void *ctx, const struct pg_reply *reply)
@@ -168,8 +169,8 @@ struct upkeep *upkeep_new(struct event_base *base, const struct config *cfg)
     }
     u->oldest_due = metrics_gauge("nrw_oldest_due_seconds", NULL,
                                   "how long the oldest due pending row has been due");
-    u->days_ahead = metrics_gauge("nrw_partition_days_ahead", NULL,
-                                  "days for which partitions exist; alert below 3");
+    u->ahead = metrics_gauge("nrw_partitions_ahead_seconds", NULL,
+                             "time ahead for which partitions exist, in whole days");
     u->disabled = metrics_counter("nrw_webhooks_disabled_total", NULL,
                                   "webhooks disabled here after failing too long");
     u->failures = metrics_counter("nrw_upkeep_failures_total", NULL, "chores that failed");

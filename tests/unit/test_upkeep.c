@@ -70,9 +70,9 @@ static bool idle(const struct upkeep *u)
     return pg_is_up(upkeep_pg(u)) && pg_outstanding(upkeep_pg(u)) == 0;
 }
 
-static double *days_ahead(void)
+static double *ahead_s(void)
 {
-    return &metrics_gauge("nrw_partition_days_ahead", NULL, "")->value;
+    return &metrics_gauge("nrw_partitions_ahead_seconds", NULL, "")->value;
 }
 
 static void stop(void)
@@ -87,7 +87,7 @@ static void stop(void)
 static void all_chores(int n)
 {
     stop();
-    *days_ahead() = NOT_YET;
+    *ahead_s() = NOT_YET;
     for (int i = 0; i < n; i++) {
         world.workers[i] = upkeep_new(world.base, &world.cfg);
     }
@@ -97,7 +97,7 @@ static void all_chores(int n)
     turn();
     turn();
     for (int i = 0; i < n; i++) {
-        AWAIT_TURNS(idle(world.workers[i]) && *days_ahead() > NOT_YET);
+        AWAIT_TURNS(idle(world.workers[i]) && *ahead_s() > NOT_YET);
     }
 }
 
@@ -118,7 +118,7 @@ static void partitions_exist_eight_days_ahead_whoever_comes_first(void **state)
     all_chores(2);
     assert_int_equal(8, sql("SELECT nrw_partition_days_ahead()"));
     all_chores(1); /* and again, with nothing to do */
-    assert_int_equal(8, (int)*days_ahead());
+    assert_int_equal(8 * 86400, (int)*ahead_s());
     assert_int_equal(0, counted("nrw_upkeep_failures_total"));
 }
 
@@ -255,7 +255,7 @@ static void a_chore_that_fails_is_counted_and_keeps_none_from_the_others(void **
         " id::text LIKE '%1'");
     all_chores(1);
     assert_int_equal(before + 1, counted("nrw_upkeep_failures_total"));
-    assert_int_equal(8, (int)*days_ahead());
+    assert_int_equal(8 * 86400, (int)*ahead_s());
     sql_is("failing", "SELECT status FROM webhooks WHERE id::text LIKE '%1'"); /* both or none */
     sql("ALTER TABLE elsewhere RENAME TO notifications");
     all_chores(1);
@@ -270,9 +270,9 @@ static void the_chores_are_done_when_the_database_is_back(void **state)
     all_chores(1);
     pg_server_kill();
     AWAIT_TURNS(!pg_is_up(upkeep_pg(world.workers[0])));
-    *days_ahead() = NOT_YET;
+    *ahead_s() = NOT_YET;
     pg_server_launch();
-    AWAIT_TURNS(*days_ahead() > NOT_YET);
+    AWAIT_TURNS(*ahead_s() > NOT_YET);
 }
 
 int main(void)
