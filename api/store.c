@@ -62,7 +62,9 @@ struct store *store_new(struct event_base *base, const char *url, unsigned conne
     s->magic = STORE_MAGIC;
     s->n = connections;
     s->members = mem_zero(connections, sizeof(*s->members));
-    metrics_gauge_fn("nrw_pg_up", NULL, "1 while PostgreSQL is connected", up, s);
+    metrics_gauge_fn("nrw_pg_up", NULL,
+                     "1 while PostgreSQL is connected: a worker's journal, one of the API's", up,
+                     s);
     for (unsigned i = 0; i < connections; i++) {
         struct member *m = &s->members[i];
         const struct pg_handlers on = {.up = on_up, .down = on_down, .ctx = m};

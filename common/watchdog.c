@@ -82,8 +82,8 @@ struct watchdog *watchdog_new(struct event_base *base)
     struct watchdog *w = mem_zero(1, sizeof(*w));
     w->turn_max = metrics_gauge("nrw_loop_turn_max_seconds", NULL,
                                 "longest time for which the loop did not come round");
-    w->slow =
-        metrics_counter("nrw_loop_slow_turns_total", NULL, "times that this was more than 50 ms");
+    w->slow = metrics_counter("nrw_loop_slow_turns_total", NULL,
+                              "times that the loop did not come round for more than 50 ms");
     event_assign(&w->tick, base, -1, 0, on_tick, w);
     arm(w);
 

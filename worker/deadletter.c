@@ -256,8 +256,8 @@ struct deadletter *deadletter_new(struct event_base *base, const struct config *
     d->sent = metrics_counter("nrw_dead_letters_total", NULL,
                               "messages put on the dead-letter topic, with Kafka's report");
     d->failed = metrics_counter("nrw_dead_letter_failures_total", NULL,
-                                "tries to put a message there that failed");
-    metrics_gauge_fn("nrw_dead_letters_waiting", NULL, "messages without Kafka's report yet",
+                                "tries to put a message on the dead-letter topic that failed");
+    metrics_gauge_fn("nrw_dead_letters_waiting", NULL, "dead letters without Kafka's report yet",
                      outstanding, d);
     const struct timeval every = {.tv_sec = RETRY_AFTER_S};
     event_add(&d->wake, NULL);

@@ -188,7 +188,7 @@ struct intake *intake_new(const struct config *cfg, struct deadletter *dead,
     in->events = metrics_counter("nrw_events_total", NULL, "valid events taken in");
     for (size_t i = 0; i < sizeof(reasons) / sizeof(*reasons); i++) {
         in->rejected[i] = metrics_counter("nrw_rejected_total", reasons[i].label,
-                                          "messages that are not events, by reason");
+                                          "messages set aside as dead letters, by reason");
     }
     return in;
 }

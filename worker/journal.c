@@ -293,7 +293,9 @@ static void register_metrics(struct journal *j)
     j->sizes = metrics_histogram("nrw_journal_batch_entries", NULL, "entries in a committed batch",
                                  sizes, sizeof(sizes) / sizeof(*sizes));
     metrics_gauge_fn("nrw_journal_waiting", NULL, "entries that are not committed", waiting, j);
-    metrics_gauge_fn("nrw_pg_up", NULL, "1 while the journal's connection is up", up, j);
+    metrics_gauge_fn("nrw_pg_up", NULL,
+                     "1 while PostgreSQL is connected: a worker's journal, one of the API's", up,
+                     j);
 }
 
 struct journal *journal_new(struct event_base *base, const struct config *cfg)

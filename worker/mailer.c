@@ -481,8 +481,9 @@ static void register_metrics(struct mailer *m)
     m->failed = metrics_counter("nrw_mails_total", "result=\"failed\"", mails);
     m->dropped = metrics_counter("nrw_mails_total", "result=\"dropped\"", mails);
     m->waiting = metrics_gauge("nrw_outbox_waiting", NULL,
-                               "e-mails that are neither sent nor dropped, at most 10000");
-    m->oldest = metrics_gauge("nrw_outbox_oldest_seconds", NULL, "age of the oldest of them");
+                               "e-mails neither sent nor dropped, at most 10000");
+    m->oldest = metrics_gauge("nrw_outbox_oldest_seconds", NULL,
+                              "age of the oldest e-mail neither sent nor dropped");
 }
 
 struct mailer *mailer_new(struct event_base *base, const struct mailer_config *cfg, struct pg *pg,

@@ -243,7 +243,7 @@ struct suspects *suspects_new(const struct config *cfg, struct pg *pg,
     s->looked_up =
         metrics_counter("nrw_suspects_total", NULL, "deliveries looked up after an assignment");
     s->skipped = metrics_counter("nrw_duplicates_skipped_total", NULL,
-                                 "of those, the ones whose outcome was durable");
+                                 "deliveries found settled after an assignment and not sent again");
     return s;
 }
 
