@@ -3,6 +3,8 @@
  * attempt. */
 #include "delivery_entry.h"
 
+#define SUCCESS_EVERY_US INT64_C(60000000)
+
 /* What somebody asked for is told apart until it was tried: given back, it keeps its reason. */
 static const char *pending_reason(const struct delivery *d)
 {
@@ -35,6 +37,17 @@ static void set_pending(struct delivery *d)
     }
 }
 
+/* A write per success would be one more per delivery; to the minute is what its reader needs. */
+static bool is_news(struct webhook *wh, int64_t now_mono_us)
+{
+    if (wh->success_noted_mono_us != 0 &&
+        now_mono_us - wh->success_noted_mono_us < SUCCESS_EVERY_US) {
+        return false;
+    }
+    wh->success_noted_mono_us = now_mono_us;
+    return true;
+}
+
 static enum journal_standing standing_of(const struct delivery *d)
 {
     switch (d->outcome.kind) {
@@ -43,7 +56,11 @@ static enum journal_standing standing_of(const struct delivery *d)
     case OUTCOME_GONE:
         return JOURNAL_STANDING_GONE;
     case OUTCOME_DELIVERED:
-        return d->wh->failing ? JOURNAL_STANDING_RECOVERED : JOURNAL_STANDING_KEEP;
+        if (d->wh->failing) {
+            return JOURNAL_STANDING_RECOVERED;
+        }
+        return is_news(d->wh, d->started_mono_us) ? JOURNAL_STANDING_SUCCEEDED
+                                                  : JOURNAL_STANDING_KEEP;
     case OUTCOME_RETRY:
     case OUTCOME_OURS:
     case OUTCOME_TEST_FAILED:

@@ -36,6 +36,7 @@ enum journal_standing {
     JOURNAL_STANDING_KEEP,
     JOURNAL_STANDING_EXHAUSTED, /* active -> failing, mail */
     JOURNAL_STANDING_RECOVERED, /* failing -> active       */
+    JOURNAL_STANDING_SUCCEEDED, /* it works, as before: last_success_at moves on */
     JOURNAL_STANDING_GONE,      /* -> disabled, mail       */
 };
 

@@ -18,7 +18,19 @@
 
 /* In the order in which they run. A delivery's own rows come first; what they mean for the webhook
  * follows, so that of a failure and a success in one batch the success has the last word. */
-enum kind { EVENTS, ATTEMPTS, PUT, MOVE, DELETE, EXHAUSTED, RECOVERED, GONE, PROGRESS, KINDS };
+enum kind {
+    EVENTS,
+    ATTEMPTS,
+    PUT,
+    MOVE,
+    DELETE,
+    EXHAUSTED,
+    RECOVERED,
+    SUCCEEDED,
+    GONE,
+    PROGRESS,
+    KINDS
+};
 
 /* clang-format off */
 /* unnest in the select list is cheaper for PostgreSQL than in FROM, which stores all rows first. */
@@ -82,6 +94,10 @@ static const struct {
 [RECOVERED] = {
     "UPDATE webhooks SET status = 'active', failing_since = NULL, last_success_at = now()"
     " WHERE id = ANY($1) AND status = 'failing'", NULL,
+    1, {PGARRAY_UUID}},
+[SUCCEEDED] = { /* several workers say so of the same webhooks, in any order: none waits for another */
+    "UPDATE webhooks SET last_success_at = now() WHERE id IN"
+    " (SELECT id FROM webhooks WHERE id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED)", NULL,
     1, {PGARRAY_UUID}},
 [GONE] = {
     "WITH turned AS (UPDATE webhooks SET status = 'disabled', disabled_at = now(),"
@@ -273,6 +289,9 @@ static void add_standing(struct journal_rows *r, const struct journal_entry *e)
         return;
     case JOURNAL_STANDING_RECOVERED:
         pgarray_add_uuid(&r->columns[RECOVERED][0], &e->webhook_id);
+        return;
+    case JOURNAL_STANDING_SUCCEEDED:
+        pgarray_add_uuid(&r->columns[SUCCEEDED][0], &e->webhook_id);
         return;
     case JOURNAL_STANDING_GONE:
         pgarray_add_uuid(&r->columns[GONE][0], &e->webhook_id);

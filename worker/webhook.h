@@ -32,6 +32,8 @@ struct webhook {
     uint32_t mask; /* of event_types.h */
     bool failing;
     bool inactive; /* paused or disabled: nothing is sent but tests */
+    /* When last_success_at was written last: the one member that changes. */
+    int64_t success_noted_mono_us;
     enum webhook_fault fault;
     char fault_text[240];
     struct endpoint endpoint; /* set unless WEBHOOK_BAD_URL    */

@@ -200,8 +200,8 @@ static const struct {
     unsigned next;
     bool failing;
 } ends[] = {
-    {"new, delivered", "delivered", NULL, 200, 0, TRANSPORT_OK, KEEP, JOURNAL_STANDING_KEEP, 0, 0,
-     false},
+    {"new, delivered", "delivered", NULL, 200, 0, TRANSPORT_OK, KEEP, JOURNAL_STANDING_SUCCEEDED, 0,
+     0, false},
     {"new, delivered by a failing one", "delivered", NULL, 204, 0, TRANSPORT_OK, KEEP,
      JOURNAL_STANDING_RECOVERED, 0, 0, true},
     {"new, refused", "failed", "retry", 500, 30, TRANSPORT_OK, PUT, JOURNAL_STANDING_KEEP, 0, 2,
@@ -211,8 +211,8 @@ static const struct {
     {"new, gone", "gone", NULL, 410, 0, TRANSPORT_OK, KEEP, JOURNAL_STANDING_GONE, 0, 0, false},
     {"new, our fault", NULL, "spill", 0, 10, TRANSPORT_OURS, PUT, JOURNAL_STANDING_KEEP, 0, 1,
      false},
-    {"retry, delivered", "delivered", NULL, 200, 0, TRANSPORT_OK, DELETE, JOURNAL_STANDING_KEEP, 2,
-     0, false},
+    {"retry, delivered", "delivered", NULL, 200, 0, TRANSPORT_OK, DELETE,
+     JOURNAL_STANDING_SUCCEEDED, 2, 0, false},
     {"retry, delivered by a failing one", "delivered", NULL, 200, 0, TRANSPORT_OK, DELETE,
      JOURNAL_STANDING_RECOVERED, 5, 0, true},
     {"spilled first attempt, refused", "failed", "retry", 0, 30, TRANSPORT_CONNECT, MOVE,
@@ -275,6 +275,23 @@ static void every_end_is_recorded_and_the_schedule_told_after_the_commit(void **
         assert_int_equal(0, deliveries_open(world.all));
         webhook_unref(wh);
     }
+}
+
+static void a_success_is_noted_once_a_minute(void **state)
+{
+    (void)state;
+    struct webhook *wh = make_webhook(false);
+    for (int i = 0; i < 3; i++) {
+        if (i == 2) {
+            wh->success_noted_mono_us -= 60 * SECOND;
+        }
+        delivery_start(make(wh, 0), wh);
+        answer(TRANSPORT_OK, 200);
+        assert_int_equal(i == 1 ? JOURNAL_STANDING_KEEP : JOURNAL_STANDING_SUCCEEDED,
+                         world.entry->standing);
+        journal_ends(JOURNAL_COMMITTED);
+    }
+    webhook_unref(wh);
 }
 
 /* SIGSTOP: the answer may have been there in time, and nobody looked. */
@@ -385,7 +402,10 @@ static void a_test_is_one_attempt_and_changes_no_webhook_but_a_failing_one_to_ac
             assert_string_equal(tests_of[i].outcome != NULL ? tests_of[i].outcome : "",
                                 e->outcome != NULL ? e->outcome : "");
             assert_int_equal(tests_of[i].pending, e->pending);
-            assert_int_equal(failing ? tests_of[i].standing : JOURNAL_STANDING_KEEP, e->standing);
+            assert_int_equal(failing                     ? tests_of[i].standing
+                             : tests_of[i].status == 200 ? JOURNAL_STANDING_SUCCEEDED
+                                                         : JOURNAL_STANDING_KEEP,
+                             e->standing);
             if (e->pending == JOURNAL_PENDING_MOVE) {
                 assert_int_equal(1, e->pending_attempt);
                 assert_string_equal("test", e->pending_reason);
@@ -581,6 +601,7 @@ int main(void)
 #define DELIVERY_TEST(f) cmocka_unit_test_setup_teardown(f, begin, end)
     const struct CMUnitTest tests[] = {
         DELIVERY_TEST(every_end_is_recorded_and_the_schedule_told_after_the_commit),
+        DELIVERY_TEST(a_success_is_noted_once_a_minute),
         DELIVERY_TEST(a_timeout_that_a_stopped_worker_noticed_is_not_the_customers_fault),
         DELIVERY_TEST(a_fault_of_ours_is_counted_at_its_step),
         DELIVERY_TEST(the_latency_of_a_first_attempt_counts_from_kafkas_timestamp),

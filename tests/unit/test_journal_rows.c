@@ -147,6 +147,7 @@ static struct item *make_standing(unsigned n, unsigned webhook, enum journal_sta
         break;
     case JOURNAL_STANDING_KEEP:
     case JOURNAL_STANDING_RECOVERED:
+    case JOURNAL_STANDING_SUCCEEDED:
         item->e.outcome = "delivered";
         item->e.status_code = 200;
         break;
@@ -442,6 +443,21 @@ static void a_failing_webhook_recovers_and_only_such_a_one(void **state)
     assert_int_equal(0, sql("SELECT count(*) FROM notifications"));
 }
 
+/* The API shows it; no worker's cache needs to hear of it. */
+static void a_success_is_noted_and_no_cache_is_told(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    sql("CREATE TABLE seen AS SELECT id, version FROM webhooks");
+    for (unsigned i = 0; i < 20; i++) {
+        write_to((int)i % 2, make_standing(i, 1 + i % 2, JOURNAL_STANDING_SUCCEEDED));
+    }
+    await_all();
+    assert_int_equal(2, sql("SELECT count(*) FROM webhooks w JOIN seen s USING (id) WHERE"
+                            " last_success_at IS NOT NULL AND w.version = s.version AND"
+                            " (id::text LIKE '%1' OR id::text LIKE '%2')"));
+}
+
 static void each_time_it_begins_to_fail_there_is_one_mail(void **state)
 {
     (void)state;
@@ -581,6 +597,7 @@ int main(void)
         ROWS_TEST(many_webhooks_that_fail_in_two_journals_get_one_mail_each),
         ROWS_TEST(only_an_active_webhook_becomes_failing),
         ROWS_TEST(a_failing_webhook_recovers_and_only_such_a_one),
+        ROWS_TEST(a_success_is_noted_and_no_cache_is_told),
         ROWS_TEST(each_time_it_begins_to_fail_there_is_one_mail),
         ROWS_TEST(gone_disables_once_and_says_why),
         ROWS_TEST(of_a_failure_and_a_success_in_one_batch_the_success_has_the_last_word),
