@@ -11,6 +11,7 @@
 #include "healthcheck.h"
 #include "keys.h"
 #include "problem.h"
+#include "secrets.h"
 
 static const char usage[] =
     "Usage: netrecon-webhooks-api [COMMAND]\n"
@@ -23,6 +24,7 @@ static const char usage[] =
     "  --config-reference    print the table of all settings (Markdown)\n"
     "  --problem-reference   print the table of all errors (Markdown)\n"
     "  keys create|list|revoke ...   manage API keys; keys --help tells more\n"
+    "  secrets status|reseal         which keys seal the secrets; seal all with the first one\n"
     "  health [ready]        ask the API of NRW_ADMIN_LISTEN whether it lives (is ready)\n"
     "\n"
     "Exit codes: 0 stopped as asked, 1 could not start or go on, 2 bad configuration or use.\n";
@@ -58,6 +60,8 @@ bool api_commands_run(int argc, char *const *argv, int *ret_code)
     }
     if (strcmp(argv[1], "keys") == 0) {
         *ret_code = keys_command(argc - 1, argv + 1);
+    } else if (strcmp(argv[1], "secrets") == 0) {
+        *ret_code = secrets_command(argc - 1, argv + 1);
     } else if (strcmp(argv[1], "health") == 0) {
         *ret_code = healthcheck_command(CONFIG_API, argc - 1, argv + 1);
     } else if (argc == 2 && strcmp(argv[1], "--version") == 0) {

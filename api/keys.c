@@ -1,5 +1,5 @@
-/* `keys create | list | revoke`, with a blocking connection of its own. Reads and writes api_keys,
- * reads tenants; knows no other table. Called by commands.c. */
+/* `keys create | list | revoke`, blocking. Reads and writes api_keys,
+ * reads tenants; knows no other table. Called by api_commands.c. */
 #include "keys.h"
 
 #include <inttypes.h>
@@ -8,14 +8,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "api_key.h"
 #include "clock.h"
-#include "config.h"
 #include "ids.h"
-#include "pg.h"
 #include "scopes.h"
+#include "shell_pg.h"
 #include "utf8.h"
 
 #define NAME_MAX_BYTES 200
@@ -100,43 +98,7 @@ static int parse_option(const char *option, const char *value, struct options *o
     return bad_use("option", option, "is unknown");
 }
 
-/* ---------------------------------------------------------------- PostgreSQL */
-
-/* The result, or NULL when it was refused or could not be asked; then stderr says why. */
-static PGresult *query(PGconn *conn, const char *sql, int n, const char *const *values,
-                       const int *lengths, const int *formats)
-{
-    PGresult *res = PQexecParams(conn, sql, n, NULL, values, lengths, formats, 0);
-    const ExecStatusType status = PQresultStatus(res);
-    if (status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK) {
-        return res;
-    }
-    const char *message = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
-    (void)fprintf(stderr, "keys: PostgreSQL: %s\n",
-                  message != NULL ? message : PQerrorMessage(conn));
-    PQclear(res);
-    return NULL;
-}
-
-/* NULL, and stderr says why. */
-static PGconn *connect_to(const char *url)
-{
-    static const char *const keywords[] = {"application_name", "client_encoding", "connect_timeout",
-                                           "dbname", NULL};
-    const char *const values[] = {"netrecon-webhooks-api keys", "UTF8", "10", url, NULL};
-    PGconn *conn = PQconnectdbParams(keywords, values, 1);
-    if (PQstatus(conn) == CONNECTION_OK) {
-        PGresult *res = query(conn, "set statement_timeout = '30s'", 0, NULL, NULL, NULL);
-        PQclear(res);
-        if (res != NULL) {
-            return conn;
-        }
-    } else {
-        (void)fprintf(stderr, "keys: PostgreSQL: %s", PQerrorMessage(conn));
-    }
-    PQfinish(conn);
-    return NULL;
-}
+/* ------------------------------------------------------------------ printing */
 
 /* A text of the database on a terminal: what would control it becomes '?'. Returns the columns. */
 static size_t print_clean(const char *text)
@@ -167,8 +129,10 @@ static int say_created(const PGresult *res, const struct options *o, const char 
     return shown ? 0 : 1;
 }
 
-static int create_key(PGconn *conn, const struct options *o)
+static int create_key(PGconn *conn, const struct config *cfg, void *ctx)
 {
+    const struct options *o = ctx;
+    (void)cfg;
     static const char sql[] =
         "insert into api_keys (tenant_id, name, key_sha256, scopes, expires_at)"
         " select id, $2, $3, string_to_array($4, ','), $5::timestamptz from tenants where id = $1"
@@ -187,7 +151,7 @@ static int create_key(PGconn *conn, const struct options *o)
                             o->expires_at == 0 ? NULL : expires};
     static const int lengths[] = {0, 0, sizeof(hash), 0, 0};
     static const int formats[] = {0, 0, 1, 0, 0};
-    PGresult *res = query(conn, sql, 5, values, lengths, formats);
+    PGresult *res = shell_pg_query(conn, sql, 5, values, lengths, formats, false);
     int code = 1;
     if (res != NULL && PQntuples(res) == 1) {
         code = say_created(res, o, key);
@@ -225,46 +189,22 @@ static void print_table(const PGresult *res)
     }
 }
 
-static int list_keys(PGconn *conn, const struct options *o)
+static int list_keys(PGconn *conn, const struct config *cfg, void *ctx)
 {
+    const struct options *o = ctx;
+    (void)cfg;
     /* a tenant without keys is one row of nulls */
+    /* clang-format off */
     static const char sql[] =
-        "select k.id, array_to_string(k.scopes, ',') as scopes,"
-        " " UTC(
-            "k.created_at") " as created,"
-                            " " UTC(
-                                "k.expires_at") " as expires,"
-                                                " " UTC(
-                                                    "k.revoked_at") " as revoked,"
-                                                                    " " UTC(
-                                                                        "k.last_used_at") " as "
-                                                                                          "last_"
-                                                                                          "used, "
-                                                                                          "k.name"
-                                                                                          " from "
-                                                                                          "tenants "
-                                                                                          "t left "
-                                                                                          "join "
-                                                                                          "api_"
-                                                                                          "keys k "
-                                                                                          "on "
-                                                                                          "k."
-                                                                                          "tenant_"
-                                                                                          "id = "
-                                                                                          "t.id"
-                                                                                          " where "
-                                                                                          "t.id = "
-                                                                                          "$1 "
-                                                                                          "order "
-                                                                                          "by "
-                                                                                          "k."
-                                                                                          "created_"
-                                                                                          "at, "
-                                                                                          "k.id";
+        "select k.id, array_to_string(k.scopes, ',') as scopes, " UTC("k.created_at") " as created,"
+        " " UTC("k.expires_at") " as expires, " UTC("k.revoked_at") " as revoked,"
+        " " UTC("k.last_used_at") " as last_used, k.name"
+        " from tenants t left join api_keys k on k.tenant_id = t.id where t.id = $1 order by k.created_at, k.id";
+    /* clang-format on */
     char tenant[UUID_TEXT + 1];
     uuid_format(&o->id, tenant);
     const char *values[] = {tenant};
-    PGresult *res = query(conn, sql, 1, values, NULL, NULL);
+    PGresult *res = shell_pg_query(conn, sql, 1, values, NULL, NULL, false);
     int code = 1;
     if (res != NULL && PQntuples(res) == 0) {
         (void)fprintf(stderr, "keys: no tenant has the id %s\n", tenant);
@@ -280,15 +220,17 @@ static int list_keys(PGconn *conn, const struct options *o)
     return code;
 }
 
-static int revoke_key(PGconn *conn, const struct options *o)
+static int revoke_key(PGconn *conn, const struct config *cfg, void *ctx)
 {
+    const struct options *o = ctx;
+    (void)cfg;
     /* once is enough: the first time stays */
     static const char sql[] = "update api_keys set revoked_at = coalesce(revoked_at, now())"
                               " where id = $1 returning name, " UTC("revoked_at");
     char id[UUID_TEXT + 1];
     uuid_format(&o->id, id);
     const char *values[] = {id};
-    PGresult *res = query(conn, sql, 1, values, NULL, NULL);
+    PGresult *res = shell_pg_query(conn, sql, 1, values, NULL, NULL, false);
     int code = 1;
     if (res != NULL && PQntuples(res) == 0) {
         (void)fprintf(stderr, "keys: no API key has the id %s\n", id);
@@ -302,34 +244,13 @@ static int revoke_key(PGconn *conn, const struct options *o)
     return code;
 }
 
-static int run(int (*command)(PGconn *, const struct options *), const struct options *o)
-{
-    struct config cfg;
-    struct err err = {0};
-    struct buf problems;
-    buf_init(&problems, CONFIG_PROBLEMS_MAX);
-    int code = 2;
-    if (!config_load(&cfg, CONFIG_API, environ, &problems)) {
-        (void)fputs(buf_cstr(&problems), stderr);
-    } else if (!pg_check_url(cfg.database_url, &err)) {
-        (void)fprintf(stderr, "NRW_DATABASE_URL: %s\n", err.text);
-    } else {
-        PGconn *conn = connect_to(cfg.database_url);
-        code = conn == NULL ? 1 : command(conn, o);
-        PQfinish(conn);
-    }
-    buf_done(&problems);
-    config_free(&cfg);
-    return code;
-}
-
 int keys_command(int argc, char *const *argv)
 {
     const char *name = argc > 1 ? argv[1] : "";
     struct options o = {.name = NULL, .scopes = SCOPES_ALL};
     if (strcmp(name, "revoke") == 0 && argc == 3) {
         if (uuid_parse(argv[2], strlen(argv[2]), &o.id)) {
-            return run(revoke_key, &o);
+            return shell_pg_run("keys", revoke_key, &o);
         }
         (void)fprintf(stderr,
                       "keys: revoke takes the id that list shows, a UUID (what was given is "
@@ -347,10 +268,10 @@ int keys_command(int argc, char *const *argv)
     }
     const bool whole = have_tenant && argc % 2 == 0;
     if (create && whole && o.name != NULL) {
-        return run(create_key, &o);
+        return shell_pg_run("keys", create_key, &o);
     }
     if (strcmp(name, "list") == 0 && whole && argc == 4) {
-        return run(list_keys, &o);
+        return shell_pg_run("keys", list_keys, &o);
     }
     const bool help = argc == 2 && strcmp(name, "--help") == 0;
     (void)fputs(usage, help ? stdout : stderr);

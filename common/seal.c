@@ -26,7 +26,7 @@
 #define BLOB_MAX  (HEAD_MAX + NONCE_LEN + LIMIT_SECRET + TAG_LEN)
 
 struct key {
-    char id[ID_MAX];
+    char id[ID_MAX + 1]; /* with a NUL: the ring is zeroed at birth */
     size_t id_len;
     unsigned char bytes[KEY_LEN];
 };
@@ -137,6 +137,11 @@ struct keyring *keyring_new(const char *text, struct err *err)
         return NULL;
     }
     return k;
+}
+
+const char *keyring_first_id(const struct keyring *k)
+{
+    return k->keys[0].id;
 }
 
 void keyring_free(struct keyring *k)

@@ -19,7 +19,8 @@ struct keyring;
  * keys exactly 32 bytes, 1-16 entries; the first entry seals, all open. Errors never quote key
  * material. */
 struct keyring *keyring_new(const char *text, struct err *err) MUST_CHECK;
-void keyring_free(struct keyring *k); /* cleanses */
+void keyring_free(struct keyring *k);                  /* cleanses */
+const char *keyring_first_id(const struct keyring *k); /* of the key that seals */
 
 /* "webhooks.secret" or "webhooks.previous_secret", row and tenant. The additional data of GCM is
  * 0x01 | n | key id (the blob's own first bytes) | column | 0x00 | row (16 bytes) | tenant (16
