@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "bounds.h"
+#include "buf.h"
 #include "check.h"
 #include "clock.h"
 #include "event_types.h"
@@ -194,6 +195,27 @@ bool input_time(struct input *in, const char *name, int64_t *ret_wall_us)
         return false;
     }
     return true;
+}
+
+const char *input_choice(struct input *in, const char *name, const char *const *values)
+{
+    const json_t *v = member(in, name);
+    const char *text = v != NULL ? json_string_value(v) : NULL;
+    for (size_t i = 0; text != NULL && values[i] != NULL; i++) {
+        if (strcmp(text, values[i]) == 0) {
+            return values[i];
+        }
+    }
+    if (v != NULL) {
+        struct buf what;
+        buf_init(&what, 512);
+        for (size_t i = 0; values[i] != NULL; i++) {
+            buf_add_fmt(&what, "%s%s", i > 0 ? ", " : "must be one of ", values[i]);
+        }
+        note(in, name, buf_cstr(&what));
+        buf_done(&what);
+    }
+    return NULL;
 }
 
 void input_require(struct input *in, const char *name)

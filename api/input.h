@@ -30,6 +30,9 @@ bool input_string(struct input *in, const char *name, size_t min, size_t max, co
 /* The same, measured as people do: at most max characters, and there may be none. */
 bool input_text(struct input *in, const char *name, size_t max, const char **ret);
 bool input_time(struct input *in, const char *name, int64_t *ret_wall_us);
+/* One of values (NULL-terminated), as it stands there. NULL when absent or null, or noted as bad.
+ */
+const char *input_choice(struct input *in, const char *name, const char *const *values);
 /* Notes that it is missing (or null). */
 void input_require(struct input *in, const char *name);
 /* Notes that it is null. */

@@ -11,7 +11,9 @@
 #include "call_fixture.h"
 #include "input.h"
 
-static const char *const names[] = {"flag", "number", "word", "words", "when", "events", NULL};
+static const char *const names[] = {"flag", "number", "word",   "words",
+                                    "when", "color",  "events", NULL};
+static const char *const colors[] = {"red", "blue", NULL};
 
 static struct caught caught;
 
@@ -26,6 +28,7 @@ static void read_all(const char *body, size_t len)
     const char *text;
     size_t text_len;
     int64_t when;
+    const char *color;
     const json_t *list;
     if (!input_open(&in, c, names)) {
         return;
@@ -35,6 +38,8 @@ static void read_all(const char *body, size_t len)
     (void)input_string(&in, "word", 2, 4, &text, &text_len);
     (void)input_text(&in, "words", 3, &text);
     (void)input_time(&in, "when", &when);
+    color = input_choice(&in, "color", colors);
+    assert_true(color == NULL || color == colors[0] || color == colors[1]);
     (void)input_patterns(&in, "events", &list);
     if (input_close(&in)) {
         call_reply(c, 200, NULL);
@@ -95,6 +100,11 @@ static void each_type_has_its_bounds(void **state)
         {"{\"when\":\"2026-03-15T10:30:00+01:00\"}", ""},
         {"{\"when\":\"2026-03-15\"}", "/when"},
         {"{\"when\":1}", "/when"},
+        {"{\"color\":\"red\"}", ""},
+        {"{\"color\":\"blue\"}", ""},
+        {"{\"color\":\"Blue\"}", "/color"},
+        {"{\"color\":\"\"}", "/color"},
+        {"{\"color\":[\"red\"]}", "/color"},
         {"{\"events\":[\"*\",\"alert.*\",\"scan.failed\"]}", ""},
         {"{\"events\":[]}", "/events"},
         {"{\"events\":\"*\"}", "/events"},
