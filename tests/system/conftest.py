@@ -62,32 +62,41 @@ def producer(topic):
     return Producer(topic)
 
 
-@pytest.fixture
-def programs(request):
-    """Everything of ours that the test starts: all of it must end with status 0 when the test is over."""
-    started = request.node.nrw_programs = []
-    yield started
+def close_all(programs):
+    """Everything must end with status 0; the others end, too, when one does not."""
     errors = []
-    for program in started:
+    for program in programs:
         try:
             program.close()
-        except Exception as error:  # the others must end, too
+        except Exception as error:
             errors.append(error)
     if errors:
         raise errors[0]
 
 
 @pytest.fixture
+def programs(request):
+    """Everything of ours that the test starts: all of it must end with status 0 when the test is over."""
+    started = request.node.nrw_programs = []
+    yield started
+    close_all(started)
+
+
+@pytest.fixture
 def start_worker(programs, stack, topic, tmp_path):
     """start_worker(group=…, kafka={…}, NAME=value …) starts one and returns it when it is ready (ready=False: when it runs)."""
+    workers = []
+
     def start(ready=True, **options):
         options.setdefault("name", f"worker-{len(programs) + 1}")
         worker = Worker(stack, tmp_path / "workers", options.pop("topic", topic), **options)
         programs.append(worker)
+        workers.append(worker)
         worker.start()
         return worker.ready() if ready else worker
 
-    return start
+    yield start
+    close_all(workers)  # before their topic goes
 
 
 @pytest.fixture

@@ -119,6 +119,12 @@ def _report(response, what: str, wrong: list[str]):
     return response
 
 
+def operation_of(response) -> str:
+    """The operation that this request asked for."""
+    method, sent = response.request.method, response.request.path_url.partition("?")[0]
+    return next(name for name, (known, _, _) in OPERATIONS.items() if known == method and _path_pattern(name).fullmatch(sent))
+
+
 def check(response, operation_id: str):
     """response: of `requests`, to a request of that operation, or to its path with another method (405)."""
     method, path, operation = OPERATIONS[operation_id]

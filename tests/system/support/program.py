@@ -5,6 +5,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import threading
 
 import requests
 
@@ -32,6 +33,7 @@ class Program:
         self.port = 0
         self._parsed: list[dict] = []
         self._read_to = 0
+        self._reading = threading.Lock()
         self._starts = 0
         self._asked_to_end: int | None = None  # the exit status of a process that was stopped or killed by the test
         self.environment = {"NRW_ADMIN_LISTEN": "127.0.0.1:0", **environment}
@@ -134,7 +136,8 @@ class Program:
 
     def log_lines(self, event: str | None = None, **fields) -> list[dict]:
         """Parsed lines so far (of all its processes) with this event name and these fields."""
-        self._parse_new()
+        with self._reading:
+            self._parse_new()
         wanted = dict(fields) if event is None else {"event": event, **fields}
         return [line for line in self._parsed if wanted.items() <= line.items()]
 
