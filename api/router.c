@@ -10,6 +10,7 @@
 #include "reference.h"
 #include "scopes.h"
 #include "stats.h"
+#include "test_send.h"
 #include "webhooks.h"
 
 #define WEBHOOKS "/api/v1/integrations/webhooks"
@@ -22,19 +23,20 @@
 
 /* clang-format off */
 const struct route routes[] = {
-    {"createWebhook",       POST,   WEBHOOKS,                            WRITE,      BODY_REQUIRED, webhooks_create},
-    {"listWebhooks",        GET,    WEBHOOKS,                            READ,       BODY_NONE,     webhooks_list},
-    {"getWebhook",          GET,    WEBHOOKS "/{}",                      READ,       BODY_NONE,     webhooks_get},
-    {"updateWebhook",       PATCH,  WEBHOOKS "/{}",                      WRITE,      BODY_REQUIRED, webhooks_update},
-    {"deleteWebhook",       DELETE, WEBHOOKS "/{}",                      WRITE,      BODY_NONE,     webhooks_delete},
-    {"rotateWebhookSecret", POST,   WEBHOOKS "/{}/rotate-secret",        WRITE,      BODY_OPTIONAL, webhooks_rotate_secret},
-    {"listDeliveries",      GET,    WEBHOOKS "/{}/deliveries",           READ,       BODY_NONE,     deliveries_list},
-    {"getDelivery",         GET,    WEBHOOKS "/{}/deliveries/{}",        READ,       BODY_NONE,     deliveries_get},
-    {"getStats",            GET,    WEBHOOKS "/{}/stats",                READ,       BODY_NONE,     stats_get},
-    {"listEventTypes",   GET,    "/api/v1/integrations/event-types",        READ,       BODY_NONE,     reference_event_types},
-    {"getOpenapi",       GET,    "/openapi.json",                           ROUTE_OPEN,  BODY_NONE,     reference_openapi},
-    {"getHealth",        GET,    "/health",                                 ROUTE_OPEN,  BODY_NONE,     reference_health},
-    {"getReady",         GET,    "/ready",                                  ROUTE_OPEN,  BODY_NONE,     reference_ready},
+    {"createWebhook",       POST,   WEBHOOKS,                                WRITE,      BODY_REQUIRED, webhooks_create},
+    {"listWebhooks",        GET,    WEBHOOKS,                                READ,       BODY_NONE,     webhooks_list},
+    {"getWebhook",          GET,    WEBHOOKS "/{}",                          READ,       BODY_NONE,     webhooks_get},
+    {"updateWebhook",       PATCH,  WEBHOOKS "/{}",                          WRITE,      BODY_REQUIRED, webhooks_update},
+    {"deleteWebhook",       DELETE, WEBHOOKS "/{}",                          WRITE,      BODY_NONE,     webhooks_delete},
+    {"rotateWebhookSecret", POST,   WEBHOOKS "/{}/rotate-secret",            WRITE,      BODY_OPTIONAL, webhooks_rotate_secret},
+    {"testWebhook",         POST,   WEBHOOKS "/{}/test",                     WRITE,      BODY_OPTIONAL, test_send},
+    {"listDeliveries",      GET,    WEBHOOKS "/{}/deliveries",               READ,       BODY_NONE,     deliveries_list},
+    {"getDelivery",         GET,    WEBHOOKS "/{}/deliveries/{}",            READ,       BODY_NONE,     deliveries_get},
+    {"getStats",            GET,    WEBHOOKS "/{}/stats",                    READ,       BODY_NONE,     stats_get},
+    {"listEventTypes",      GET,    "/api/v1/integrations/event-types",      READ,       BODY_NONE,     reference_event_types},
+    {"getOpenapi",          GET,    "/openapi.json",                         ROUTE_OPEN, BODY_NONE,     reference_openapi},
+    {"getHealth",           GET,    "/health",                               ROUTE_OPEN, BODY_NONE,     reference_health},
+    {"getReady",            GET,    "/ready",                                ROUTE_OPEN, BODY_NONE,     reference_ready},
 };
 /* clang-format on */
 const unsigned routes_n = sizeof(routes) / sizeof(*routes);
