@@ -7,6 +7,7 @@
 #include "check.h"
 #include "deliveries.h"
 #include "delivery_detail.h"
+#include "redeliver.h"
 #include "reference.h"
 #include "scopes.h"
 #include "stats.h"
@@ -32,6 +33,7 @@ const struct route routes[] = {
     {"testWebhook",         POST,   WEBHOOKS "/{}/test",                     WRITE,      BODY_OPTIONAL, test_send},
     {"listDeliveries",      GET,    WEBHOOKS "/{}/deliveries",               READ,       BODY_NONE,     deliveries_list},
     {"getDelivery",         GET,    WEBHOOKS "/{}/deliveries/{}",            READ,       BODY_NONE,     deliveries_get},
+    {"redeliver",           POST,   WEBHOOKS "/{}/deliveries/{}/redeliver",  WRITE,      BODY_NONE,     redeliver},
     {"getStats",            GET,    WEBHOOKS "/{}/stats",                    READ,       BODY_NONE,     stats_get},
     {"listEventTypes",      GET,    "/api/v1/integrations/event-types",      READ,       BODY_NONE,     reference_event_types},
     {"getOpenapi",          GET,    "/openapi.json",                         ROUTE_OPEN, BODY_NONE,     reference_openapi},
