@@ -9,6 +9,7 @@
 #include "delivery_detail.h"
 #include "redeliver.h"
 #include "reference.h"
+#include "replays.h"
 #include "scopes.h"
 #include "stats.h"
 #include "test_send.h"
@@ -34,6 +35,10 @@ const struct route routes[] = {
     {"listDeliveries",      GET,    WEBHOOKS "/{}/deliveries",               READ,       BODY_NONE,     deliveries_list},
     {"getDelivery",         GET,    WEBHOOKS "/{}/deliveries/{}",            READ,       BODY_NONE,     deliveries_get},
     {"redeliver",           POST,   WEBHOOKS "/{}/deliveries/{}/redeliver",  WRITE,      BODY_NONE,     redeliver},
+    {"createReplay",        POST,   WEBHOOKS "/{}/replay",                   WRITE,      BODY_REQUIRED, replays_create},
+    {"listReplays",         GET,    WEBHOOKS "/{}/replays",                  READ,       BODY_NONE,     replays_list},
+    {"getReplay",           GET,    WEBHOOKS "/{}/replays/{}",               READ,       BODY_NONE,     replays_get},
+    {"cancelReplay",        DELETE, WEBHOOKS "/{}/replays/{}",               WRITE,      BODY_NONE,     replays_cancel},
     {"getStats",            GET,    WEBHOOKS "/{}/stats",                    READ,       BODY_NONE,     stats_get},
     {"listEventTypes",      GET,    "/api/v1/integrations/event-types",      READ,       BODY_NONE,     reference_event_types},
     {"getOpenapi",          GET,    "/openapi.json",                         ROUTE_OPEN, BODY_NONE,     reference_openapi},
