@@ -34,10 +34,11 @@ struct conn {
     struct httpd *httpd;
     enum conn_state state;
     int64_t since_mono_us;
-    struct frame frame;      /* of the request that is being received */
-    size_t beyond;           /* bytes received after its end */
-    struct bufferevent *bev; /* one reference of ours */
-    bool told;               /* shut down by us: evhttp sees the end and frees it */
+    struct frame frame;         /* of the request that is being received */
+    size_t beyond;              /* bytes received after its end */
+    struct evhttp_request *req; /* while BUSY: evhttp has it and waits for its answer */
+    struct bufferevent *bev;    /* one reference of ours */
+    bool told;                  /* shut down by us: evhttp sees the end and frees it */
     TAILQ_ENTRY(conn) link;
 };
 
@@ -229,6 +230,7 @@ static void on_output(struct evbuffer *output, const struct evbuffer_cb_info *in
     (void)output;
     CHECK_MAGIC(c, CONN_MAGIC);
     if (info->n_added > 0 && c->state == CONN_BUSY) {
+        c->req = NULL;
         set_state(c, CONN_ANSWERING);
     }
 }
@@ -386,6 +388,11 @@ static void on_answered(struct evhttp_request *req, void *ctx)
     await_request(c);
 }
 
+static void close_afterwards(struct evhttp_request *req)
+{
+    CHECK(evhttp_add_header(evhttp_request_get_output_headers(req), "Connection", "close") == 0);
+}
+
 static void on_request(struct evhttp_request *req, void *ctx)
 {
     struct httpd *h = httpd_of(ctx);
@@ -398,9 +405,9 @@ static void on_request(struct evhttp_request *req, void *ctx)
         return;
     }
     evhttp_request_set_on_complete_cb(req, on_answered, c);
+    c->req = req;
     if (h->draining) {
-        CHECK(evhttp_add_header(evhttp_request_get_output_headers(req), "Connection", "close") ==
-              0);
+        close_afterwards(req);
     }
     h->fn(h->ctx, req);
 }
@@ -526,6 +533,13 @@ unsigned httpd_connections(const struct httpd *h)
 void httpd_drain(struct httpd *h)
 {
     CHECK_MAGIC(h, HTTPD_MAGIC);
+    struct conn *c;
+    TAILQ_FOREACH(c, &h->conns, link)
+    {
+        if (!h->draining && c->req != NULL && !is_closed(c->bev)) {
+            close_afterwards(c->req);
+        }
+    }
     h->draining = true;
     if (h->bound != NULL) {
         evhttp_del_accept_socket(h->http, h->bound), h->bound = NULL;
