@@ -151,6 +151,11 @@ class Program:
     def stderr_text(self) -> str:
         return self.stderr_path.read_text(errors="replace")
 
+    def memory(self) -> int:
+        """Resident bytes."""
+        [line] = [line for line in pathlib.Path(f"/proc/{self.pid}/status").read_text().splitlines() if line.startswith("VmRSS:")]
+        return int(line.split()[1]) * 1024
+
     def tail(self, lines: int = 15) -> str:
         """The end of log and stderr, for people."""
         out = []

@@ -4,11 +4,13 @@ Everything is in one temporary folder and on free ports of 127.0.0.1. Faults are
 the same port with the same data. The stack goes with close(), and also when this process is killed.
 """
 
+import contextlib
 import os
 import pathlib
 import random
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import tempfile
@@ -169,6 +171,23 @@ class Stack:
 
     def pg_start(self) -> None:
         self.start_service("postgres")
+
+    @contextlib.contextmanager
+    def pg_paused(self):
+        """with stack.pg_paused(): … its processes are there, its port accepts, and nothing answers."""
+        with self.connect(superuser=True) as connection:
+            [[folder]] = connection.execute("show data_directory").fetchall()
+        parent = int(pathlib.Path(folder, "postmaster.pid").read_text().split()[0])
+        paused = [parent]
+        os.kill(parent, signal.SIGSTOP)  # first, so that it starts no other one
+        try:
+            for child in pathlib.Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+                os.kill(int(child), signal.SIGSTOP)
+                paused.append(int(child))
+            yield
+        finally:
+            for pid in reversed(paused):
+                os.kill(pid, signal.SIGCONT)
 
     def redis_stop(self) -> None:
         self.stop_service("redis")

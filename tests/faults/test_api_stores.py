@@ -1,0 +1,115 @@
+"""PostgreSQL goes away, hangs or is slow while the API serves: every request is answered in bounded time, with 503, and all is well again
+once PostgreSQL is."""
+
+import concurrent.futures
+import time
+
+import pytest
+from support.wait import await_condition
+from support.wire import Wire
+
+EVENT_TYPES = "/api/v1/integrations/event-types"
+STATEMENT_S = 5  # api/store.h
+STALL_S = 10
+
+
+def get(client):
+    began = time.monotonic()
+    answer = client.get(EVENT_TYPES)
+    return answer, time.monotonic() - began
+
+
+def assert_unavailable(answer):
+    assert answer.status_code == 503 and answer.headers["Retry-After"] == "5"
+    assert answer.headers["Content-Type"] == "application/problem+json" and answer.json()["type"] == "/problems/unavailable"
+
+
+def many(client, n: int) -> list:
+    """n requests at the same time, each with a connection of its own."""
+    clients = [type(client)(client.api, dict(client.session.headers)) for _ in range(n)]
+    with concurrent.futures.ThreadPoolExecutor(n) as pool:
+        return list(pool.map(get, clients))
+
+
+@pytest.mark.slow
+def test_a_postgres_that_hangs_costs_a_request_the_stall_time_at_most(stack, tenant, api):
+    client = api.client(tenant.id)
+    assert get(client)[0].status_code == 200
+    with stack.pg_paused():
+        for answer, took in many(client, 20):
+            assert_unavailable(answer)
+            assert took < STALL_S + 2
+        answer, took = get(client)  # the connections have been given up: nobody waits again
+        assert_unavailable(answer)
+        assert took < 2
+        assert client.get("/health").status_code == 200 and client.get("/ready").status_code == 503
+    await_condition(lambda: get(client)[0].status_code == 200, 30, "200 again")
+
+
+def test_a_statement_that_takes_too_long_is_given_up(stack, tenant, api):
+    client = api.client(tenant.id)
+    with stack.connect(superuser=True) as connection, connection.transaction():
+        connection.execute("lock table api_keys in access exclusive mode")
+        for answer, took in many(client, 8):
+            assert_unavailable(answer)
+            assert STATEMENT_S - 1 < took < STATEMENT_S * 2 + 2
+    assert get(client)[0].status_code == 200
+
+
+def test_a_postgres_that_dies_under_load_leaves_no_request_without_an_answer(stack, tenant, api):
+    client = api.client(tenant.id)
+    clients = [type(client)(api, dict(client.session.headers)) for _ in range(8)]
+    until = time.monotonic() + 4
+
+    def hammer(mine):
+        seen = {}
+        while time.monotonic() < until:
+            answer, took = get(mine)
+            assert took < STALL_S + 2
+            seen[answer.status_code] = seen.get(answer.status_code, 0) + 1
+        return seen
+
+    with concurrent.futures.ThreadPoolExecutor(len(clients)) as pool:
+        running = [pool.submit(hammer, mine) for mine in clients]
+        stack.pg_kill()
+        results = [one.result() for one in running]
+    assert set().union(*results) <= {200, 503} and sum(seen.get(503, 0) for seen in results) > 0, results
+    stack.pg_start()
+    await_condition(lambda: get(client)[0].status_code == 200, 30, "200 again")
+
+
+def test_backends_that_are_ended_by_an_operator_are_replaced(stack, tenant, api):
+    client = api.client(tenant.id)
+    with stack.connect(superuser=True) as connection:
+        connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'nrw-api'")
+    await_condition(lambda: get(client)[0].status_code == 200, 15, "200 again")
+    assert api.metric("nrw_pg_connections_lost_total") >= 1
+
+
+def test_clients_that_vanish_while_their_query_runs_leave_nothing_behind(stack, tenant, api):
+    key = api.client(tenant.id).session.headers["X-API-Key"]
+    request = f"GET {EVENT_TYPES} HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\n\r\n".encode()
+    with stack.connect(superuser=True) as connection, connection.transaction():
+        connection.execute("lock table api_keys in access exclusive mode")
+        wires = [Wire(api.api_port) for _ in range(100)]
+        for wire in wires:
+            wire.send(request)
+        await_condition(lambda: api.metric("nrw_api_requests_open") == 100, 10, "100 open requests")
+        for wire in wires[:50]:
+            wire.vanish()
+        for wire in wires[50:]:
+            wire.socket.close()
+    await_condition(lambda: api.metric("nrw_api_requests_open") == 0, 20, "no open request")
+    await_condition(lambda: api.metric("nrw_api_connections") == 0, 20, "no connection")
+    assert get(api.client(tenant.id))[0].status_code == 200
+
+
+def test_clients_that_vanish_at_any_byte_leave_nothing_behind(stack, tenant, api):
+    key = api.client(tenant.id).session.headers["X-API-Key"]
+    request = f"POST /api/v1/integrations/webhooks HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+    for cut in range(len(request) + 1):
+        wire = Wire(api.api_port)
+        wire.send(request[:cut])
+        wire.vanish()
+    await_condition(lambda: api.metric("nrw_api_requests_open") == 0 and api.metric("nrw_api_connections") == 0, 20, "no connection")
+    assert get(api.client(tenant.id))[0].status_code == 200
