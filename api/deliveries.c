@@ -34,23 +34,30 @@
 /* clang-format off */
 /* Parameters are planned with their values, so that a condition on a NULL vanishes. */
 #define FILTERED_FROM \
-    " FROM attempts WHERE webhook_id = $1::uuid AND " IS_OWNED \
+    " FROM attempts WHERE webhook_id = $1::uuid" \
     " AND ($3::text IS NULL OR outcome = $3) AND ($4::text IS NULL OR event_type = $4)" \
     " AND ($5::timestamptz IS NULL OR started_at >= $5) AND ($6::timestamptz IS NULL OR started_at < $6)"
-
 /* "attempt" alone would be the column of the result, which is no column of the index. */
+#define IN_ORDER " ORDER BY started_at DESC, delivery_id, attempts.attempt"
+
+/* The last row before a page. Without filters on what is not in the index, the index alone tells. */
+static const char position_sql[] =
+    "SELECT * FROM (SELECT delivery_id, attempt::bigint, started_at" FILTERED_FROM IN_ORDER
+    " LIMIT 1 OFFSET $7::bigint) AS position WHERE " IS_OWNED;
 static const char rows_sql[] =
-    "SELECT " DELIVERY_ROW_COLUMNS FILTERED_FROM
+    "SELECT * FROM (SELECT " DELIVERY_ROW_COLUMNS FILTERED_FROM
     " AND ($7::timestamptz IS NULL OR (started_at <= $7 AND"
     " (started_at < $7 OR (delivery_id, attempt) > ($8::uuid, $9::bigint))))"
-    " AND ($10::timestamptz IS NULL OR received_at < $10)"
-    " ORDER BY started_at DESC, delivery_id, attempts.attempt LIMIT $11::bigint OFFSET $12::bigint";
-/* Without the bound on received_at, which is not in the index: it is read alone. */
+    " AND ($10::timestamptz IS NULL OR received_at < $10)" IN_ORDER " LIMIT $11::bigint) AS listed WHERE " IS_OWNED;
+/* Without the bound on received_at, which is not in the index: that is read alone. */
 static const char count_sql[] =
-    "SELECT count(*) FROM (SELECT" FILTERED_FROM " LIMIT " TEXT_OF(PAGE_REACH) " + 1) AS counted";
+    "SELECT count(*) FROM (SELECT" FILTERED_FROM " LIMIT " TEXT_OF(PAGE_REACH) " + 1) AS counted WHERE " IS_OWNED;
 /* clang-format on */
-#define COUNT_PARAMS 6
-#define ROWS_PARAMS  12
+#define FILTER_PARAMS   6
+#define POSITION_PARAMS 7
+#define ROWS_PARAMS     11
+#define PARAMS_MAX      ROWS_PARAMS
+enum { POSITION_DELIVERY_ID, POSITION_ATTEMPT, POSITION_STARTED_AT };
 
 struct listing {
     struct page page;
@@ -61,8 +68,8 @@ struct listing {
     const char *event;
     char since[CLOCK_RFC3339_SIZE]; /* "": open */
     char until[CLOCK_RFC3339_SIZE];
-    char before[CLOCK_RFC3339_SIZE]; /* bound on received_at */
-    json_t *data;                    /* while the rest is counted */
+    int64_t until_us; /* INT64_MAX: open */
+    json_t *data;     /* while the rest is counted */
 };
 
 static void listing_free(void *state)
@@ -97,7 +104,7 @@ static void read_filters(struct call *c, struct listing *l)
     static const char *const outcomes[] = {"delivered", "failed",      "exhausted",
                                            "gone",      "test_failed", NULL};
     int64_t since_us = 0;
-    int64_t bound_us = INT64_MAX; /* on started_at */
+    l->until_us = INT64_MAX;
     l->status = query_choice(c, "status", outcomes);
     l->event = query_text(c, "event");
     if (l->event != NULL && !event_name_valid(l->event, strlen(l->event))) {
@@ -106,14 +113,8 @@ static void read_filters(struct call *c, struct listing *l)
     if (query_time(c, "since", &since_us)) {
         clock_format_rfc3339(since_us, l->since);
     }
-    if (query_time(c, "until", &bound_us)) {
-        clock_format_rfc3339(bound_us, l->until);
-    }
-    if (l->goes_on && l->after.started_at_us < bound_us) {
-        bound_us = l->after.started_at_us;
-    }
-    if (bound_us < INT64_MAX - CLOCKS_APART_US) {
-        clock_format_rfc3339(bound_us + CLOCKS_APART_US, l->before);
+    if (query_time(c, "until", &l->until_us)) {
+        clock_format_rfc3339(l->until_us, l->until);
     }
 }
 
@@ -158,14 +159,21 @@ static void render_rows(struct listing *l, const PGresult *r, int n)
 
 /* --- the queries ------------------------------------------------------------------------ */
 
-static void fill_filters(const struct call *c, const struct listing *l, struct pg_param *params)
+/* One unit: whose log it is, and a statement whose first parameters are the filters. */
+static void ask(struct call *c, const char *sql, struct pg_param params[PARAMS_MAX], int n,
+                call_rows_fn *then)
 {
+    const struct listing *l = c->state;
     params[0] = param_uuid(&c->ids[0]);
     params[1] = param_uuid(&c->who.tenant_id);
     params[2] = param_text(l->status);
     params[3] = param_text(l->event);
     params[4] = param_time(l->since);
     params[5] = param_time(l->until);
+    const struct pg_stmt stmts[] = {
+        {.sql = delivery_row_owned_sql, .params = params, .n_params = 2},
+        {.sql = sql, .params = params, .n_params = n, .binary_result = true}};
+    call_query(c, stmts, 2, then);
 }
 
 static void counted(struct call *c, const struct pg_reply *answer)
@@ -176,14 +184,10 @@ static void counted(struct call *c, const struct pg_reply *answer)
     }
 }
 
-static void count(struct call *c, struct listing *l)
+static void count(struct call *c)
 {
-    struct pg_param params[COUNT_PARAMS];
-    fill_filters(c, l, params);
-    const struct pg_stmt stmts[] = {
-        {.sql = delivery_row_owned_sql, .params = params, .n_params = 2},
-        {.sql = count_sql, .params = params, .n_params = COUNT_PARAMS, .binary_result = true}};
-    call_query(c, stmts, 2, counted);
+    struct pg_param params[PARAMS_MAX];
+    ask(c, count_sql, params, FILTER_PARAMS, counted);
 }
 
 /* A page that is not full is the last one and tells the total; only others are counted: to count
@@ -200,35 +204,65 @@ static void found(struct call *c, const struct pg_reply *answer)
     render_rows(l, r, shown);
     if (l->by_cursor) {
         reply(c, l, cursor_meta(l, r, shown));
-    } else if (n < l->page.per_page && (n > 0 || l->page.offset == 0)) {
+    } else if (n < l->page.per_page) {
         reply(c, l, page_meta(&l->page, l->page.offset + n));
     } else {
-        count(c, l);
+        count(c);
     }
 }
 
-static void ask(struct call *c, const struct listing *l)
+static void read_rows(struct call *c)
 {
+    const struct listing *l = c->state;
     char at[CLOCK_RFC3339_SIZE];
     char attempt[PARAM_INT_SIZE];
     char limit[PARAM_INT_SIZE];
-    char offset[PARAM_INT_SIZE];
-    struct pg_param params[ROWS_PARAMS];
-    fill_filters(c, l, params);
+    char received[CLOCK_RFC3339_SIZE] = "";
+    struct pg_param params[PARAMS_MAX];
+    int64_t bound_us = l->until_us; /* on started_at */
     params[6] = params[7] = params[8] = param_null();
     if (l->goes_on) {
         clock_format_rfc3339(l->after.started_at_us, at);
         params[6] = param_time(at);
         params[7] = param_uuid(&l->after.delivery_id);
         params[8] = param_int(l->after.attempt, attempt);
+        bound_us = l->after.started_at_us < bound_us ? l->after.started_at_us : bound_us;
     }
-    params[9] = param_time(l->before);
+    if (bound_us < INT64_MAX - CLOCKS_APART_US) {
+        clock_format_rfc3339(bound_us + CLOCKS_APART_US, received);
+    }
+    params[9] = param_time(received);
     params[10] = param_int(l->page.per_page + (l->by_cursor ? 1 : 0), limit);
-    params[11] = param_int(l->page.offset, offset);
-    const struct pg_stmt stmts[] = {
-        {.sql = delivery_row_owned_sql, .params = params, .n_params = 2},
-        {.sql = rows_sql, .params = params, .n_params = ROWS_PARAMS, .binary_result = true}};
-    call_query(c, stmts, 2, found);
+    ask(c, rows_sql, params, ROWS_PARAMS, found);
+}
+
+static void positioned(struct call *c, const struct pg_reply *answer)
+{
+    struct listing *l = c->state;
+    const PGresult *r = answer->results[1];
+    if (delivery_row_not_owned(c, answer)) {
+        return;
+    }
+    if (PQntuples(r) == 0) { /* the page is beyond the end */
+        render_rows(l, r, 0);
+        count(c);
+        return;
+    }
+    l->goes_on = true;
+    l->after = (struct cursor){.started_at_us = pgvalue_time_us(r, 0, POSITION_STARTED_AT),
+                               .delivery_id = pgvalue_uuid(r, 0, POSITION_DELIVERY_ID),
+                               .attempt = (uint16_t)pgvalue_int8(r, 0, POSITION_ATTEMPT)};
+    read_rows(c);
+}
+
+/* A page after the first is read as what follows the row before it. */
+static void find_position(struct call *c)
+{
+    const struct listing *l = c->state;
+    char offset[PARAM_INT_SIZE];
+    struct pg_param params[PARAMS_MAX];
+    params[6] = param_int(l->page.offset - 1, offset);
+    ask(c, position_sql, params, POSITION_PARAMS, positioned);
 }
 
 void deliveries_list(struct call *c)
@@ -241,7 +275,12 @@ void deliveries_list(struct call *c)
     query_allow(c, names);
     read_cursor(c, l);
     read_filters(c, l);
-    if (query_ok(c)) {
-        ask(c, l);
+    if (!query_ok(c)) {
+        return;
+    }
+    if (l->page.offset > 0) {
+        find_position(c);
+    } else {
+        read_rows(c);
     }
 }

@@ -30,13 +30,13 @@
 /* clang-format off */
 
 /* The branches of a union run in their order, and LIMIT ends it: what is recent is found first. */
-#define OF_DELIVERY " WHERE webhook_id = $1::uuid AND delivery_id = $3::uuid AND " IS_OWNED
+#define OF_DELIVERY " WHERE webhook_id = $1::uuid AND delivery_id = $3::uuid"
 static const char find_sql[] =
-    "SELECT received_at FROM pending_deliveries" OF_DELIVERY
+    "SELECT * FROM (SELECT received_at FROM pending_deliveries" OF_DELIVERY
     " UNION ALL SELECT received_at FROM attempts" OF_DELIVERY " AND received_at >= $4::timestamptz"
-    " UNION ALL SELECT received_at FROM attempts" OF_DELIVERY " AND received_at < $4 LIMIT 1";
+    " UNION ALL SELECT received_at FROM attempts" OF_DELIVERY " AND received_at < $4 LIMIT 1) AS found WHERE " IS_OWNED;
 static const char find_at_sql[] =
-    "SELECT received_at FROM attempts" OF_DELIVERY " AND started_at = $4::timestamptz LIMIT 1";
+    "SELECT * FROM (SELECT received_at FROM attempts" OF_DELIVERY " AND started_at = $4::timestamptz LIMIT 1) AS found WHERE " IS_OWNED;
 
 #define AT_EVENT " WHERE received_at = $4::timestamptz AND webhook_id = $1::uuid AND delivery_id = $3::uuid AND " IS_OWNED
 static const char attempts_sql[] =

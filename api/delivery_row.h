@@ -8,8 +8,9 @@
 
 #include "call.h"
 
-/* The one that asks for webhook $1 is its tenant $2, and it is not deleted. As a condition of its
- * own it is judged before any row is read, so that a stranger's log is not even looked at. */
+/* The one that asks for webhook $1 is its tenant $2, and it is not deleted. As a condition around
+ * a subquery with a LIMIT it is judged once and before any row is read: a stranger's log is not
+ * even looked at. */
 #define OWNED_WEBHOOK                                                                              \
     "FROM webhooks WHERE id = $1::uuid AND tenant_id = $2::uuid AND deleted_at IS NULL"
 #define IS_OWNED "(SELECT true " OWNED_WEBHOOK ")"

@@ -31,8 +31,8 @@ static const char stats_sql[] =
     " percentile_disc(0.95) WITHIN GROUP (ORDER BY response_time_ms) FILTER (WHERE status_code IS NOT NULL)::bigint,"
     " min(started_at)"
     " FROM (SELECT date_trunc('hour', started_at, 'UTC') AS hour, started_at, outcome, status_code, response_time_ms"
-    " FROM attempts WHERE webhook_id = $1::uuid AND " IS_OWNED " AND started_at >= $3::timestamptz"
-    " AND started_at < $4::timestamptz ORDER BY started_at DESC LIMIT " TEXT_OF(ATTEMPTS_MAX) ") AS seen"
+    " FROM attempts WHERE webhook_id = $1::uuid AND started_at >= $3::timestamptz"
+    " AND started_at < $4::timestamptz ORDER BY started_at DESC LIMIT " TEXT_OF(ATTEMPTS_MAX) ") AS seen WHERE " IS_OWNED
     " GROUP BY GROUPING SETS ((hour), ())";
 /* clang-format on */
 enum { COL_HOUR, COL_ATTEMPTS, COL_DELIVERED, COL_P50, COL_P95, COL_OLDEST };

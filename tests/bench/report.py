@@ -38,6 +38,28 @@ ROWS = [
     ("dead", "attempts/s at the dead ones", lambda f: f["dead_attempts_per_s"], "/s", ""),
     ("dead", "worker CPU alone", lambda f: f["alone"]["worker_cores"], "cores", ""),
     ("dead", "worker CPU beside them", lambda f: f["beside"]["worker_cores"], "cores", ""),
+    # 5 000 000 attempts of 1 000 webhooks; "heavy": the one webhook that has 500 000 more. Four clients at once.
+    ("api", "log, first page, p99", lambda f: f["first"]["p99_ms"], "ms", "<= 20"),
+    ("api", "log, page 100, p99", lambda f: f["page_100"]["p99_ms"], "ms", "<= 20"),
+    ("api", "log, by cursor, p99", lambda f: f["cursor"]["p99_ms"], "ms", "<= 20"),
+    ("api", "a delivery, p99", lambda f: f["detail"]["p99_ms"], "ms", "<= 20"),
+    ("api", "statistics of 24 hours, p99", lambda f: f["stats"]["p99_ms"], "ms", ""),
+    ("api", "heavy: log, first page, p99", lambda f: f["heavy_first"]["p99_ms"], "ms", "<= 20"),
+    ("api", "heavy: log, page 100, p99", lambda f: f["heavy_page_100"]["p99_ms"], "ms", "<= 20"),
+    ("api", "heavy: log, by cursor, p99", lambda f: f["heavy_cursor"]["p99_ms"], "ms", "<= 20"),
+    ("api", "heavy: a delivery, p99", lambda f: f["heavy_detail"]["p99_ms"], "ms", ""),
+    ("api", "heavy: a delivery with attempted_at, p99", lambda f: f["heavy_detail_hint"]["p99_ms"], "ms", "<= 20"),
+    ("api", "heavy: statistics of 168 hours, p99", lambda f: f["heavy_stats"]["p99_ms"], "ms", ""),
+    ("api", "list: requests/s", lambda f: f["first"]["per_s"], "/s", ""),
+    ("api", "list: pgbench with its statements", lambda f: f["floor_list"]["per_s"], "/s", ""),
+    ("api", "list: API CPU per request", lambda f: f["first"]["cpu_us"]["api"], "us", ""),
+    ("api", "list: PostgreSQL CPU per request", lambda f: f["first"]["cpu_us"]["postgres"], "us", ""),
+    ("api", "list: PostgreSQL CPU under pgbench", lambda f: f["floor_list"]["cpu_us"], "us", ""),
+    ("api", "create: requests/s", lambda f: f["create"]["per_s"], "/s", ""),
+    ("api", "create: pgbench with its statements", lambda f: f["floor_create"]["per_s"], "/s", ""),
+    ("api", "create: API CPU per request", lambda f: f["create"]["cpu_us"]["api"], "us", ""),
+    ("api", "create: PostgreSQL CPU per request", lambda f: f["create"]["cpu_us"]["postgres"], "us", ""),
+    ("api", "create: PostgreSQL CPU under pgbench", lambda f: f["floor_create"]["cpu_us"], "us", ""),
 ]
 
 

@@ -8,6 +8,8 @@ import re
 import statistics
 import time
 
+from api import measure_api
+from fill_log import Volume
 from procs import Clock, rss_bytes
 from rig import Rig, address
 from support.attempts import delays
@@ -36,10 +38,14 @@ class Size:
     handshakes: int = 8_000
     retries: int = 200_000
     dead_s: int = 15
+    api_volume: Volume = dataclasses.field(default_factory=Volume)
+    api_requests: int = 2_000
+    api_floor_s: int = 8
 
 
 QUICK = Size(bare=20_000, drain=40_000, latency_s=5, latency_warm=6_000, delay=25_000, flight=15_000, hosts=30_000, handshakes=3_000,
-             retries=60_000, dead_s=5)
+             retries=60_000, dead_s=5,
+             api_volume=Volume(webhooks=200, per_webhook=1500, heavy=50_000), api_requests=400, api_floor_s=3)
 
 
 @contextlib.contextmanager
@@ -262,5 +268,10 @@ def dead(rig: Rig, size: Size) -> dict:
             "other_cores": max(alone["other_cores"], beside["other_cores"])}
 
 
-# latency late: the broker has warmed up
-ALL = {fn.__name__: fn for fn in (drain, delay, flight, hosts_many, hosts_one, hosts_tls, tls_connect, retries, dead, latency)}
+def api(rig: Rig, size: Size) -> dict:
+    """The REST API reads a log of millions of attempts."""
+    return measure_api(rig, size.api_volume, size.api_requests, size.api_floor_s)
+
+
+# latency late: the broker has warmed up; api last: it leaves much behind
+ALL = {fn.__name__: fn for fn in (drain, delay, flight, hosts_many, hosts_one, hosts_tls, tls_connect, retries, dead, latency, api)}
