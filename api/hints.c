@@ -64,7 +64,8 @@ struct hints *hints_new(struct event_base *base, const char *redis_url, struct e
                               "due deliveries told to the workers through Redis");
     h->lost = metrics_counter("nrw_hints_total", "result=\"lost\"",
                               "due deliveries told to the workers through Redis");
-    metrics_gauge_fn("nrw_redis_up", NULL, "1 while Redis is connected", is_up, h);
+    metrics_gauge_fn("nrw_redis_up", NULL,
+                     "1 while Redis is connected, and takes a worker's writes", is_up, h);
     return h;
 }
 

@@ -443,7 +443,8 @@ static void on_tick(evutil_socket_t fd, short what, void *ctx)
 
 static void register_metrics(struct schedule *s)
 {
-    s->up = metrics_gauge("nrw_redis_up", NULL, "1 while Redis is connected and takes writes");
+    s->up = metrics_gauge("nrw_redis_up", NULL,
+                          "1 while Redis is connected, and takes a worker's writes");
     s->claimed = metrics_counter("nrw_schedule_claimed_total", NULL,
                                  "deliveries that this worker leased because they were due");
     s->rebuilds = metrics_counter("nrw_schedule_rebuilds_total", NULL,

@@ -5,6 +5,7 @@
 
 #include <event2/event_struct.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -171,6 +172,7 @@ struct upkeep *upkeep_new(struct event_base *base, const struct config *cfg)
                                   "how long the oldest due pending row has been due");
     u->ahead = metrics_gauge("nrw_partitions_ahead_seconds", NULL,
                              "time ahead for which partitions exist, in whole days");
+    u->ahead->value = NAN; /* until somebody has looked: 0 would be an alarm */
     u->disabled = metrics_counter("nrw_webhooks_disabled_total", NULL,
                                   "webhooks disabled here after failing too long");
     u->failures = metrics_counter("nrw_upkeep_failures_total", NULL, "chores that failed");
