@@ -135,7 +135,7 @@ def padded(size: int) -> bytes:
     (b'{"url": "%s", "events": ["*"], "description": "\xff"}' % URL.encode(), "application/json", 400),
     (b'{"url": "%s", "events": ["*"], "description": "\\ud800"}' % URL.encode(), "application/json", 400),
     (b'{"events": ' + 30_000 * b"[" + 30_000 * b"]" + b"}", "application/json", 400),
-])
+], ids=lambda value: f"{value[:24].decode(errors='replace')}..{len(value)}" if isinstance(value, bytes) else str(value))
 def test_only_json_of_bounded_size_is_read(client, data, content_type, status):
     answer = client.request("POST", "", data=data, headers={"Content-Type": content_type})
     assert answer.status_code == status, answer.text

@@ -246,6 +246,9 @@ def test_concurrent_rotations_lose_no_secret(stack, api, tenant, client):
     assert unseal(stack, tenant, webhook_id, "previous_secret") == rotations[-2]["secret"]
 
 
+SHADOW_BYTES = 1 << 30  # what is larger is the sanitizer's own
+
+
 def memory_has(pid: int, needle: bytes) -> bool:
     """Whether these bytes stand anywhere in what this process may write."""
     with open(f"/proc/{pid}/maps", encoding="ascii") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
@@ -254,6 +257,8 @@ def memory_has(pid: int, needle: bytes) -> bool:
             if not rights.startswith("rw") or name[:1] == ["[vvar]"]:
                 continue
             first, last = (int(text, 16) for text in bounds.split("-"))
+            if last - first > SHADOW_BYTES:
+                continue
             try:
                 memory.seek(first)
                 if needle in memory.read(last - first):
