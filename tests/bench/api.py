@@ -131,6 +131,9 @@ class _Bench:
         done = subprocess.run([pathlib.Path(bin_dir()) / "pgbench", "-n", "-M", "extended", "-c", str(CLIENTS), "-T", str(seconds), "-f", script,
                                self.stack.database_url], check=True, timeout=seconds + TIMEOUT_S, stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        # The time of a session that is just ending is in nobody's books.
+        await_condition(lambda: not self.stack.query("select from pg_stat_activity where application_name = 'pgbench'"), TIMEOUT_S, "no pgbench")
+        time.sleep(0.2)
         used = Clock(self.actors).since(before)
         n = int(re.search(r"transactions actually processed: (\d+)", done.stdout)[1])
         return {"per_s": float(re.search(r"tps = ([0-9.]+)", done.stdout)[1]), "cpu_us": 1e6 * used["cpu_s"]["postgres"] / n}
