@@ -19,14 +19,16 @@ def run_worker(*arguments: str, environment: dict[str, str], stdin: str | None =
 
 
 class Worker(Program):
-    """kafka: librdkafka properties. ready(): PostgreSQL is connected and Kafka has assigned partitions."""
+    """kafka: librdkafka properties. program: another one than this build's. ready(): PostgreSQL is connected and Kafka has assigned partitions."""
 
     path = WORKER
     started = "worker.started"
 
     def __init__(self, stack, folder: pathlib.Path, topic, group: str | None = None, kafka: dict[str, str] | None = None,
-                 name: str = "worker", **settings):
+                 name: str = "worker", program: pathlib.Path | None = None, **settings):
         self.stack = stack
+        if program is not None:
+            self.path = program
         self.topic = topic
         self.group = group or new_group()
         if kafka:
