@@ -12,6 +12,9 @@ struct watchdog;
 /* One per process (it owns SIGALRM and ITIMER_REAL). */
 struct watchdog *watchdog_new(struct event_base *base);
 void watchdog_turn(struct watchdog *w); /* once per turn */
+/* The last turn is over and everything is durable: a library that hangs while it is taken apart
+ * (librdkafka does when its topic is gone) ends the process with status 0 after 10 s. */
+void watchdog_leave(struct watchdog *w);
 void watchdog_free(struct watchdog *w);
 
 #endif

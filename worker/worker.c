@@ -591,6 +591,8 @@ int worker_run(const struct config *cfg)
         _exit(1);
     }
     log_info("worker.exit", F_STR("why", "stopped"), F_INT("code", 0));
+    log_flush_blocking(1000000);
+    watchdog_leave(w.watchdog);
     close_all(&w);
     log_flush_blocking(1000000);
     return 0;

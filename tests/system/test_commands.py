@@ -61,3 +61,11 @@ def test_health_says_whether_the_program_beside_it_lives(worker):
     began = time.monotonic()
     done = run_worker("health", environment=environment)
     assert done.returncode == 1 and str(worker.port) in done.stderr and time.monotonic() - began < 10
+
+
+def test_a_worker_whose_topic_is_gone_still_leaves_in_order(stack, tenant, start_worker):
+    """librdkafka can hang while it is taken apart when its topic was deleted; everything is durable by then."""
+    topic = stack.topic()
+    worker = start_worker(topic=topic)
+    topic.delete()
+    assert worker.stop() == 0
