@@ -7,6 +7,7 @@
 
 #include "check.h"
 
+#define METHOD_MIN    3 /* evhttp takes no first line shorter than that of "GET /" */
 #define LENGTH_DIGITS 10
 #define CHUNK_DIGITS  8
 
@@ -109,7 +110,7 @@ static bool is_control(char c)
 
 static enum frame_fault on_method(struct frame *f, char c)
 {
-    if (c == ' ' && f->n > 0) {
+    if (c == ' ' && f->n >= METHOD_MIN) {
         f->method[f->n] = '\0';
         enter(f, TARGET);
         /* Its address would be a host: evhttp reads it so, whatever it is. */

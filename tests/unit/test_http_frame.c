@@ -103,6 +103,7 @@ static void test_first_lines_that_are_refused(void **state)
         {"TLS", "\x16\x03\x01\x02", FRAME_METHOD, 0},
         {"empty line first", "\r\n" G "\r\n", FRAME_METHOD, 0},
         {"blank first", " " G "\r\n", FRAME_METHOD, 0},
+        {"2 characters", "GE / HTTP/1.1\r\n", FRAME_METHOD, 0},
         {"17 characters", "ABCDEFGHIJKLMNOPQ / HTTP/1.1\r\n", FRAME_METHOD, 0},
         {"NUL in the method", "G\0T / HTTP/1.1\r\n", FRAME_METHOD, 16},
         {"absolute form", "GET http://x/ HTTP/1.1\r\n", FRAME_TARGET, 0},
