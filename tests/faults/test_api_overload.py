@@ -115,6 +115,7 @@ def test_at_the_cap_slow_requests_give_way_at_their_deadline(tenant, start_api):
             assert time.monotonic() - began < 8
 
 
+@pytest.mark.slow  # a sanitizer keeps what is freed for a while
 def test_clients_that_do_not_read_their_answers_cost_no_memory(tenant, api):
     client = api.client(tenant.id)
     assert client.get(EVENT_TYPES).status_code == 200
