@@ -104,7 +104,7 @@ static void forget(struct httpd *h, struct conn *c)
     bufferevent_decref(c->bev);
     c->bev = NULL;
     c->magic = 0;
-    free(c);
+    mem_free_cleansed(c); /* it holds headers of a request */
 }
 
 /* A first line and headers at their largest. */

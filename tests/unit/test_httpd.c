@@ -221,7 +221,7 @@ static void test_an_answer_has_no_deadline_of_the_connection(void **state)
     int fd = client();
     put(fd, GET);
     AWAIT(t.held != NULL);
-    const int64_t until = clock_mono_us() + (IDLE_MS + 500) * 1000;
+    const int64_t until = clock_mono_us() + (IDLE_MS + 500) * INT64_C(1000);
     AWAIT(clock_mono_us() > until);
     assert_int_equal(0, peek(fd));
     reply(t.held);
@@ -280,7 +280,7 @@ static void test_what_comes_while_an_answer_is_written_is_not_hoarded(void **sta
     reply_large(t.held);
     static const char flood[65536];
     size_t sent = 0;
-    const int64_t until = clock_mono_us() + ANSWER_MS * 500;
+    const int64_t until = clock_mono_us() + ANSWER_MS * INT64_C(500);
     while (clock_mono_us() < until) {
         const ssize_t n = send(fd, flood, sizeof(flood), MSG_NOSIGNAL);
         sent += n > 0 ? (size_t)n : 0;
