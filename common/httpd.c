@@ -223,15 +223,19 @@ static void on_input(struct evbuffer *input, const struct evbuffer_cb_info *info
     }
 }
 
-/* evhttp writes when it is given an answer ("100 Continue" comes while receiving). */
+/* evhttp writes when it is given an answer ("100 Continue" comes while receiving). It reads
+ * meanwhile, and takes the end of a client that has nothing more to ask for that of the connection:
+ * after the first bytes of an answer that takes longer it is stopped, until the next request. */
 static void on_output(struct evbuffer *output, const struct evbuffer_cb_info *info, void *ctx)
 {
     struct conn *c = ctx;
-    (void)output;
     CHECK_MAGIC(c, CONN_MAGIC);
     if (info->n_added > 0 && c->state == CONN_BUSY) {
         c->req = NULL;
         set_state(c, CONN_ANSWERING);
+    } else if (info->n_deleted > 0 && c->state == CONN_ANSWERING &&
+               evbuffer_get_length(output) > 0) {
+        CHECK(bufferevent_disable(c->bev, EV_READ) == 0);
     }
 }
 

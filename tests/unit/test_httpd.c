@@ -291,6 +291,29 @@ static void test_what_comes_while_an_answer_is_written_is_not_hoarded(void **sta
     AWAIT(httpd_connections(t.httpd) == 0);
 }
 
+/* RFC 9112, 9.6: the end of what a client sends is not the end of what it reads. */
+static void test_a_client_that_will_ask_nothing_more_gets_its_whole_answer(void **state)
+{
+    (void)state;
+    t.hold = true;
+    int fd = client();
+    put(fd, GET);
+    AWAIT(t.held != NULL);
+    assert_int_equal(0, shutdown(fd, SHUT_WR));
+    reply_large(t.held);
+    static char bytes[1 << 20];
+    size_t got = 0;
+    for (ssize_t n = -1; n != 0;) {
+        n = recv(fd, bytes, sizeof(bytes), 0);
+        assert_true(n >= 0 || errno == EAGAIN);
+        got += n > 0 ? (size_t)n : 0;
+        assert_int_equal(0, event_base_loop(t.base, EVLOOP_ONCE));
+    }
+    assert_true(got > LARGE);
+    close(fd);
+    AWAIT(httpd_connections(t.httpd) == 0);
+}
+
 static void test_a_refusal_can_be_read_by_a_client_that_sends_on(void **state)
 {
     (void)state;
@@ -368,6 +391,7 @@ int main(void)
         TEST(test_a_client_that_left_is_answered_without_harm),
         TEST(test_an_answer_that_is_taken_byte_by_byte_ends_at_its_deadline),
         TEST(test_what_comes_while_an_answer_is_written_is_not_hoarded),
+        TEST(test_a_client_that_will_ask_nothing_more_gets_its_whole_answer),
         TEST(test_a_refusal_can_be_read_by_a_client_that_sends_on),
         TEST(test_drain_refuses_new_connections_at_once),
         TEST(test_drain_answers_what_is_there_and_closes),
