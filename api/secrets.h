@@ -4,8 +4,8 @@
 #define NRW_SECRETS_H
 
 /* argv[0] is "secrets". Can be stopped and repeated at any time; webhooks that change meanwhile are
- * taken in another round. Returns the exit code: 0, 1 (it failed, or a secret does not open), 2 (bad
- * use or configuration). */
+ * taken in another round. Returns the exit code: 0, 1 (it failed, or a secret does not open), 2
+ * (bad use or configuration). */
 int secrets_command(int argc, char *const *argv);
 
 #endif

@@ -5,9 +5,9 @@
 
 #include "config.h"
 
-/* argv[0] is "health"; "ready" may follow. Asks /health (or /ready) of NRW_ADMIN_LISTEN, on loopback
- * when that listens everywhere. Returns the exit code: 0 it answers 200, 1 it does not, 2 bad use or
- * configuration. Says on stderr why. */
+/* argv[0] is "health"; "ready" may follow. Asks /health (or /ready) of NRW_ADMIN_LISTEN, on
+ * loopback when that listens everywhere. Returns the exit code: 0 it answers 200, 1 it does not, 2
+ * bad use or configuration. Says on stderr why. */
 int healthcheck_command(enum config_program program, int argc, char *const *argv);
 
 #endif

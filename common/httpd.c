@@ -309,6 +309,9 @@ static void on_sweep(evutil_socket_t fd, short what, void *ctx)
     (void)fd;
     (void)what;
     const int64_t now = clock_mono_us();
+    if (h->paused) {
+        make_room(h, now);
+    }
     struct conn *next;
     for (struct conn *c = TAILQ_FIRST(&h->conns); c != NULL; c = next) {
         next = TAILQ_NEXT(c, link);
@@ -319,9 +322,6 @@ static void on_sweep(evutil_socket_t fd, short what, void *ctx)
         }
     }
     resume_when_room(h);
-    if (h->paused) {
-        make_room(h, now);
-    }
     if (h->n == 0) {
         (void)event_del(h->sweep); /* a process that nobody asks sleeps */
     }
@@ -565,8 +565,10 @@ void httpd_free(struct httpd *h)
     CHECK_MAGIC(h, HTTPD_MAGIC);
     evhttp_free(h->http), h->http = NULL; /* and with it the listener and the connections */
     event_free(h->sweep), h->sweep = NULL;
-    while (!TAILQ_EMPTY(&h->conns)) {
-        forget(h, TAILQ_FIRST(&h->conns));
+    struct conn *next;
+    for (struct conn *c = TAILQ_FIRST(&h->conns); c != NULL; c = next) {
+        next = TAILQ_NEXT(c, link);
+        forget(h, c);
     }
     h->magic = 0;
     free(h);

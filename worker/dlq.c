@@ -17,10 +17,10 @@
 #include "kafka_conf.h"
 #include "mem.h"
 
-#define KAFKA_MS     10000 /* for an answer of the brokers         */
-#define SILENCE_MS   15000 /* no letter and no end for so long: give up */
-#define ONLY_MAX     1000  /* --letter                          */
-#define REPORTS_OPEN 1000  /* letters on their way back at once */
+#define KAFKA_MS     10000             /* for an answer of the brokers         */
+#define SILENCE_US   INT64_C(15000000) /* no letter and no end for so long: give up */
+#define ONLY_MAX     1000              /* --letter                          */
+#define REPORTS_OPEN 1000              /* letters on their way back at once */
 #define LINE_MAX     4096
 
 static const char usage[] =
@@ -287,7 +287,7 @@ static bool read_all(struct job *j)
             rd_kafka_poll(j->producer, 0);
         }
         if (m == NULL) {
-            if (clock_mono_us() - heard_us > SILENCE_MS * 1000) {
+            if (clock_mono_us() - heard_us > SILENCE_US) {
                 (void)fputs("dlq: the brokers are silent\n", stderr);
                 return false;
             }

@@ -1,5 +1,6 @@
-/* The operator's command `dlq`: what is on the dead-letter topic, and back to the events' topic with
- * it once the cause is gone. Blocks, and is for a shell only: the running worker never calls it. */
+/* The operator's command `dlq`: what is on the dead-letter topic, and back to the events' topic
+ * with it once the cause is gone. Blocks, and is for a shell only: the running worker never calls
+ * it. */
 #ifndef NRW_DLQ_H
 #define NRW_DLQ_H
 
