@@ -21,19 +21,24 @@
 
 /* clang-format off */
 /* One at a time: whoever comes second sees the row of the first, or what a worker has made of it. In a statement of its own, because the
- * next one's snapshot must be younger than the lock. */
-static const char lock_sql[] = "SELECT pg_advisory_xact_lock(hashtextextended('nrw_asked ' || $1::text, 0))";
+ * next one's snapshot must be younger than the lock; and so that the next one is planned without reading tables whole. */
+static const char lock_sql[] =
+    "SELECT pg_advisory_xact_lock(hashtextextended('nrw_asked ' || $1::text, 0)), set_config('enable_seqscan', 'off', true)";
 
 /* $1 webhook, $2 tenant, $3 delivery. A pending row tells what is next; without one the newest attempt does. What a worker changes after
- * the first look is seen by the second one, at the row itself: then nothing is queued, whatever the verdict was. */
+ * the first look is seen by the second one, at the row itself: then nothing is queued, whatever the verdict was. All attempts of a delivery
+ * are at the time of its event, which is found by the webhook's index, in the last days' partitions first. */
+#define TIME_OF_ATTEMPT "SELECT received_at FROM attempts WHERE webhook_id = $1 AND delivery_id = $3 AND received_at"
 static const char redeliver_sql[] =
     "WITH hook AS (SELECT active AND status <> 'disabled' AS active FROM webhooks"
     "  WHERE id = $1 AND tenant_id = $2 AND deleted_at IS NULL),"
     " waiting AS (SELECT event_id, received_at, next_attempt, leased_until > now() IS TRUE OR reason = 'test' AS in_hand"
     "  FROM pending_deliveries WHERE delivery_id = $3 AND webhook_id = $1 AND tenant_id = $2),"
+    " found AS (SELECT * FROM (" TIME_OF_ATTEMPT " >= now() - interval '2 days'"
+    "  UNION ALL " TIME_OF_ATTEMPT " < now() - interval '2 days' LIMIT 1) t WHERE NOT EXISTS (SELECT FROM waiting)),"
     " finished AS (SELECT event_id, received_at, event_type, attempt FROM attempts"
-    "  WHERE webhook_id = $1 AND delivery_id = $3 AND tenant_id = $2 AND NOT EXISTS (SELECT FROM waiting)"
-    "  ORDER BY attempt DESC LIMIT 1),"
+    "  WHERE received_at = (SELECT received_at FROM found) AND delivery_id = $3 AND webhook_id = $1 AND tenant_id = $2"
+    "  ORDER BY attempts.attempt DESC LIMIT 1),"
     " event AS (SELECT event_id, received_at FROM waiting UNION ALL SELECT event_id, received_at FROM finished),"
     " judged AS (SELECT CASE"
     "  WHEN NOT EXISTS (SELECT FROM hook) THEN 'no webhook'"
