@@ -212,6 +212,7 @@ def test_a_test_whose_api_was_killed_does_not_stand_in_the_way(stack, tenant, ho
     waiting = in_background(lambda: client.post(f"{hook.id}/test"))
     await_condition(hook.pending, 10, "the test is pending")
     refused(api.client(tenant.id).post(f"{hook.id}/test"), 409, "in-progress")
+    refused(redeliver(api.client(tenant.id), hook, hook.pending()[0]["delivery_id"]), 409, "in-progress")
     api.kill9()
     assert isinstance(waiting.exception(10), requests.ConnectionError)
     assert rows_left(stack, tenant) == (1, 1), "a worker that comes will send it"
@@ -544,7 +545,9 @@ def test_cancelling_takes_back_what_was_not_sent(stack, sink, tenant, client, pr
     sink.wait(2, "/slow")
     wanted = [row["event_id"] for row in hook.pending() if row["leased_until"] is None][-1]
     assert answered(redeliver(client, hook, hook.delivery_id(wanted)), 202)["attempt"] == 1
+    waiting = len(hook.pending())
     cancelled = answered(client.delete(f"{hook.id}/replays/{job['id']}"), 200)
+    assert len(hook.pending()) < waiting / 2, "at once, but for what the worker has in hand"
     assert (cancelled["state"], cancelled["enqueued"]) == ("cancelled", 60) and cancelled["delivered"] < 60
     await_condition(lambda: not hook.pending(), 30, lambda: f"nothing is pending: {len(hook.pending())}")
     lines = sink.ledger("/slow")
