@@ -528,6 +528,24 @@ def test_a_range_of_addresses_shares_one_port(tmp_path):
     assert sink.stop() == 0
 
 
+def test_a_secret_can_come_from_a_file(tmp_path):
+    file = tmp_path / "secret"
+    file.write_text("from a file\n")
+    sink = Sink(tmp_path, "--secret-file", f"/filed={file}")
+    assert sink.post("/filed", BODY, signed_headers(BODY, "from a file"))[0] == 200
+    assert (sink.last()["sig_netrecon"], sink.last()["sig_standard"]) == ("good", "good")
+    assert sink.stop() == 0
+
+
+@pytest.mark.parametrize("content", [None, "", "\n", "x" * 257], ids=["missing", "empty", "empty-line", "too-long"])
+def test_a_file_without_a_secret_is_refused(tmp_path, content):
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_text(content)
+    run = subprocess.run([str(SINK), "--listen", "127.0.0.1:0", "--secret-file", f"/p={file}"], capture_output=True, timeout=PATIENCE_S, check=False)
+    assert run.returncode == 2 and b"secret" in run.stderr
+
+
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "localhost:0", "127.0.0.1", "127.0.0.1:70000"])
 def test_it_listens_on_loopback_only(address):
     run = subprocess.run([str(SINK), "--listen", address], capture_output=True, timeout=PATIENCE_S, check=False)

@@ -23,14 +23,18 @@
 #define LEDGER_MAX    ((size_t)16 * 1024 * 1024)
 #define EVENTS_A_TURN 1024
 #define SIGNAL_MAGIC  0x7369676eu
+/* with its newline and NUL, and one more byte that shows that a secret is too long */
+#define SECRET_LINE_SIZE ((int)SECRETS_SECRET_MAX + 3)
 
 static const char usage[] =
     "usage: sink --listen 127.0.0.1:18080 [options]\n"
     "  --listen ADDRESS:PORT             may be given often; port 0 takes a free one; loopback "
     "only\n"
     "  --listen-range ADDRESS:PORT/N     N consecutive IPv4 addresses on one port\n"
+    "  --listen-exposed ADDRESS:PORT     any address, for a container on a network of its own\n"
     "  --ledger FILE                     one JSON line per request, written before its answer\n"
     "  --secret PATH_PREFIX=SECRET       may be given often, also for one prefix (rotation)\n"
+    "  --secret-file PATH_PREFIX=FILE    the same from the first line of FILE\n"
     "  --store-bodies DIR                each distinct body as DIR/<sha256>; the ledger then has "
     "all headers\n"
     "  --latency                         histogram of now - data.produced_at_us, in the stats\n"
@@ -54,8 +58,10 @@ struct options {
 enum option_id {
     OPT_LISTEN = 256,
     OPT_RANGE,
+    OPT_EXPOSED,
     OPT_LEDGER,
     OPT_SECRET,
+    OPT_SECRET_FILE,
     OPT_BODIES,
     OPT_LATENCY,
     OPT_COUNT,
@@ -65,8 +71,10 @@ enum option_id {
 static const struct option long_options[] = {
     {"listen", required_argument, NULL, OPT_LISTEN},
     {"listen-range", required_argument, NULL, OPT_RANGE},
+    {"listen-exposed", required_argument, NULL, OPT_EXPOSED},
     {"ledger", required_argument, NULL, OPT_LEDGER},
     {"secret", required_argument, NULL, OPT_SECRET},
+    {"secret-file", required_argument, NULL, OPT_SECRET_FILE},
     {"store-bodies", required_argument, NULL, OPT_BODIES},
     {"latency", no_argument, NULL, OPT_LATENCY},
     {"count-only", no_argument, NULL, OPT_COUNT},
@@ -76,13 +84,35 @@ static const struct option long_options[] = {
     {NULL, 0, NULL, 0},
 };
 
-static bool add_secret(struct sink *s, const char *text, struct err *err)
+/* Fills line with the first line of the file; one that does not fit is cut, which secrets_add
+ * refuses as too long. */
+static bool read_line(const char *name, char *line, int size, struct err *err)
 {
+    FILE *f = fopen(name, "re");
+    if (f == NULL)
+        return err_set(err, ERR_IO, "%s: %s", name, strerror(errno));
+    line[0] = '\0';
+    bool ok = fgets(line, size, f) != NULL || !ferror(f);
+    (void)fclose(f);
+    line[strcspn(line, "\n")] = '\0';
+    return ok || err_set(err, ERR_IO, "%s: cannot read", name);
+}
+
+/* text: /PATH_PREFIX=SECRET, or with from_file /PATH_PREFIX=FILE. */
+static bool add_secret(struct sink *s, const char *text, bool from_file, struct err *err)
+{
+    char line[SECRET_LINE_SIZE];
     const char *equals = strchr(text, '=');
     if (equals == NULL || text[0] != '/')
         return err_set(err, ERR_INVALID, "--secret wants /PATH_PREFIX=SECRET");
+    const char *secret = equals + 1;
+    if (from_file) {
+        if (!read_line(secret, line, sizeof(line), err))
+            return false;
+        secret = line;
+    }
     struct slice prefix = {text, (size_t)(equals - text)};
-    if (!secrets_add(&s->secrets, prefix, (struct slice){equals + 1, strlen(equals + 1)}, false)) {
+    if (!secrets_add(&s->secrets, prefix, (struct slice){secret, strlen(secret)}, false)) {
         return err_set(err, ERR_LIMIT, "--secret for %.*s: empty, too long, or too many",
                        (int)prefix.len, prefix.p);
     }
@@ -95,9 +125,13 @@ static bool apply_option(struct sink *s, struct options *o, int id, struct err *
     case OPT_LISTEN:
     case OPT_RANGE:
         o->listens = true;
-        return listen_add(s, optarg, id == OPT_RANGE, err);
+        return listen_add(s, optarg, id == OPT_RANGE ? LISTEN_RANGE : LISTEN_ONE, err);
+    case OPT_EXPOSED:
+        o->listens = true;
+        return listen_add(s, optarg, LISTEN_EXPOSED, err);
     case OPT_SECRET:
-        return add_secret(s, optarg, err);
+    case OPT_SECRET_FILE:
+        return add_secret(s, optarg, id == OPT_SECRET_FILE, err);
     case OPT_LEDGER:
         o->ledger = optarg;
         return true;

@@ -267,8 +267,13 @@ struct listener {
     struct sockaddr_storage addr;
     socklen_t addr_len;
 };
-/* "127.0.0.1:18080", "[::1]:0", or with `range` "127.0.1.1:18080/5000". Loopback only. */
-bool listen_add(struct sink *s, const char *text, bool range, struct err *err) MUST_CHECK;
+enum listen_kind {
+    LISTEN_ONE,     /* "127.0.0.1:18080", "[::1]:0": loopback only  */
+    LISTEN_RANGE,   /* "127.0.1.1:18080/5000": loopback only        */
+    LISTEN_EXPOSED, /* "0.0.0.0:18080": whoever can reach it, may   */
+};
+bool listen_add(struct sink *s, const char *text, enum listen_kind kind,
+                struct err *err) MUST_CHECK;
 bool listen_start(struct sink *s, struct err *err) MUST_CHECK;
 void listen_accept(struct sink *s, const struct listener *l);
 void listen_done(struct sink *s);

@@ -1,6 +1,6 @@
 /* Listening sockets: many loopback addresses, each its own socket, because a test of 5000 endpoints
- * needs 5000 addresses and a receiver on 0.0.0.0 would be reachable from outside. Owns the
- * listeners; sink.c calls it. */
+ * needs 5000 addresses and a receiver on 0.0.0.0 would be reachable from outside; that is for a
+ * container only, and has to be asked for. Owns the listeners; sink.c calls it. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -83,8 +83,9 @@ static bool add_one(struct sink *s, struct listener *l, struct err *err)
     return true;
 }
 
-bool listen_add(struct sink *s, const char *text, bool range, struct err *err)
+bool listen_add(struct sink *s, const char *text, enum listen_kind kind, struct err *err)
 {
+    const bool range = kind == LISTEN_RANGE;
     struct listener l = {0};
     uint64_t n = 1;
     uint64_t port;
@@ -101,7 +102,7 @@ bool listen_add(struct sink *s, const char *text, bool range, struct err *err)
     if (range && l.addr.ss_family != AF_INET)
         return err_set(err, ERR_INVALID, "%s: a range is IPv4", text);
     for (uint64_t i = 0; i < n; i++) {
-        if (!is_loopback(&l.addr))
+        if (kind != LISTEN_EXPOSED && !is_loopback(&l.addr))
             return err_set(err, ERR_DENIED, "%s: only loopback addresses", text);
         l.range_n = i == 0 ? (size_t)n : 0;
         if (!add_one(s, &l, err))
