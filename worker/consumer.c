@@ -40,6 +40,7 @@ struct consumer {
 
     struct assignment *assignment;
     bool joined;
+    char trouble[CONSUMER_TROUBLE];
 
     bool flow;
     bool more; /* the queue may hold more than was polled */
@@ -242,6 +243,9 @@ static void on_error(struct consumer *c, rd_kafka_event_t *event)
         return;
     }
     c->errors->value++;
+    if (e != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || c->trouble[0] == '\0') { /* a sum of others */
+        (void)snprintf(c->trouble, sizeof(c->trouble), "%s", text);          /* may be cut */
+    }
     log_warn("kafka.error", F_STR("code", rd_kafka_err2name(e)), F_STR("error", text));
 }
 
@@ -408,6 +412,11 @@ bool consumer_closed(const struct consumer *c)
 bool consumer_joined(const struct consumer *c)
 {
     return c->joined;
+}
+
+const char *consumer_trouble(const struct consumer *c)
+{
+    return c->trouble;
 }
 
 bool consumer_any_full(const struct consumer *c)

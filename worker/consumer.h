@@ -18,6 +18,8 @@
 
 struct consumer;
 
+#define CONSUMER_TROUBLE 400 /* bytes of an error's text, with its NUL */
+
 struct consumer_handlers {
     /* One message: the slot is open; somebody must close or leave it. message is borrowed until
      * return. */
@@ -49,6 +51,9 @@ bool consumer_closed(const struct consumer *c);
 
 bool consumer_joined(
     const struct consumer *c); /* an assignment was received, possibly an empty one */
+/* The last error that librdkafka told (it goes on by itself), cut to CONSUMER_TROUBLE; "" none yet.
+ * Why there is no assignment, as far as is known: brokers, certificates, passwords. */
+const char *consumer_trouble(const struct consumer *c);
 bool consumer_any_full(const struct consumer *c); /* a tracker has TRACKER_SLOTS_MAX slots */
 
 /* Drops everything at once when consumer_closed() does not come true in time, and destroys a closed

@@ -4,6 +4,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -119,6 +120,9 @@ static bool read_file(rd_kafka_conf_t *conf, const char *path, const struct prop
         if (!ok) {
             (void)err_prefix(err, "NRW_KAFKA_CONF: %s line %d", path, n);
         }
+    }
+    if (line != NULL) {
+        OPENSSL_cleanse(line, cap); /* a password may have been in it */
     }
     free(line);
     (void)fclose(f); /* read only: nothing can be lost */

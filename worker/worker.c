@@ -326,7 +326,9 @@ static void ready(void *ctx, struct buf *reasons)
         buf_add_str(reasons, "PostgreSQL is not connected\n");
     }
     if (!consumer_joined(w->consumer)) {
-        buf_add_str(reasons, "no Kafka assignment yet\n");
+        const char *trouble = consumer_trouble(w->consumer);
+        buf_add_fmt(reasons, "no Kafka assignment yet%s%s\n", *trouble != '\0' ? ": " : "",
+                    trouble);
     }
 }
 
