@@ -75,8 +75,7 @@ class Postgres:
         """Returns when the server answers. Any earlier data of this object are still there."""
         if self.process and self.process.poll() is None:
             raise RuntimeError("this PostgreSQL runs already")
-        if not os.path.exists(os.path.join(self.data, "PG_VERSION")):
-            self._initdb()
+        self.prepare()
         command = [os.path.join(bin_dir(), "postgres"), "-D", self.data, "-p", str(self.port)]
         for name, value in self.settings.items():
             command += ["-c", f"{name}={value}"]
@@ -84,6 +83,11 @@ class Postgres:
             self.process = subprocess.Popen(self._as_owner(command), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log,
                                             stderr=subprocess.STDOUT, start_new_session=True)
         self._wait_until_ready()
+
+    def prepare(self) -> None:
+        """Makes the data folder, for tests that put something into it before the start."""
+        if not os.path.exists(os.path.join(self.data, "PG_VERSION")):
+            self._initdb()
 
     def stop(self) -> None:
         """Orderly and at once: open sessions are ended, nothing committed is lost."""
