@@ -17,6 +17,7 @@
 #define PATH_MAX_LEN 107 /* sun_path, without its NUL */
 #define TCP_SCHEME   "redis://"
 #define UNIX_SCHEME  "unix://"
+#define TLS_SCHEME   "rediss://"
 
 static int hex_digit(char c)
 {
@@ -191,9 +192,13 @@ bool redis_url_parse(const char *url, struct redis_url *ret, struct err *err)
         ok = parse_tcp(url + sizeof(TCP_SCHEME) - 1, &u, err);
     } else if (strncmp(url, UNIX_SCHEME, sizeof(UNIX_SCHEME) - 1) == 0) {
         ok = parse_unix(url + sizeof(UNIX_SCHEME) - 1, &u, err);
+    } else if (strncmp(url, TLS_SCHEME, sizeof(TLS_SCHEME) - 1) == 0) {
+        ok = err_set(err, ERR_INVALID,
+                     "Redis URL: rediss:// is not spoken here; put stunnel in front "
+                     "(deploy/README.md, Redis over TLS) and name its redis:// address");
     } else {
         ok = err_set(err, ERR_INVALID,
-                     "Redis URL: it begins neither with redis:// nor with unix:// (no TLS here)");
+                     "Redis URL: it begins neither with redis:// nor with unix://");
     }
     if (ok) {
         *ret = u;

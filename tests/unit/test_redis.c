@@ -257,6 +257,16 @@ static void test_a_malformed_url_is_refused_without_showing_the_password(void **
     }
 }
 
+static void test_tls_is_refused_with_the_way_to_have_it(void **state)
+{
+    (void)state;
+    struct redis_url u;
+    struct err err = {.code = ERR_NONE};
+    assert_false(redis_url_parse("rediss://:secret@h:6380/0", &u, &err));
+    assert_non_null(strstr(err.text, "stunnel"));
+    assert_null(strstr(err.text, "secret"));
+}
+
 /* --- commands --------------------------------------------------------------------------- */
 
 static void test_commands_are_answered_once_and_in_order(void **state)
@@ -654,6 +664,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each_form_of_url_is_understood),
         cmocka_unit_test(test_a_malformed_url_is_refused_without_showing_the_password),
+        cmocka_unit_test(test_tls_is_refused_with_the_way_to_have_it),
         TEST(test_commands_are_answered_once_and_in_order),
         TEST(test_large_arguments_and_replies_pass_whole),
         TEST(test_a_refusal_is_told_and_the_connection_stays),
