@@ -416,7 +416,7 @@ bool consumer_joined(const struct consumer *c)
 
 const char *consumer_trouble(const struct consumer *c)
 {
-    return c->trouble;
+    return c->trouble[0] != '\0' ? c->trouble : "waiting for the group";
 }
 
 bool consumer_any_full(const struct consumer *c)

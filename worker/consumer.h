@@ -51,8 +51,9 @@ bool consumer_closed(const struct consumer *c);
 
 bool consumer_joined(
     const struct consumer *c); /* an assignment was received, possibly an empty one */
-/* The last error that librdkafka told (it goes on by itself), cut to CONSUMER_TROUBLE; "" none yet.
- * Why there is no assignment, as far as is known: brokers, certificates, passwords. */
+/* The last error that librdkafka told (it goes on by itself), cut to CONSUMER_TROUBLE, or that
+ * there was none. Why there is no assignment, as far as is known: brokers, certificates, passwords.
+ */
 const char *consumer_trouble(const struct consumer *c);
 bool consumer_any_full(const struct consumer *c); /* a tracker has TRACKER_SLOTS_MAX slots */
 

@@ -326,9 +326,7 @@ static void ready(void *ctx, struct buf *reasons)
         buf_add_str(reasons, "PostgreSQL is not connected\n");
     }
     if (!consumer_joined(w->consumer)) {
-        const char *trouble = consumer_trouble(w->consumer);
-        buf_add_fmt(reasons, "no Kafka assignment yet%s%s\n", *trouble != '\0' ? ": " : "",
-                    trouble);
+        buf_add_fmt(reasons, "no Kafka assignment yet: %s\n", consumer_trouble(w->consumer));
     }
 }
 
