@@ -368,17 +368,20 @@ static struct conn *conn_of(struct httpd *h, struct evhttp_request *req)
     return c;
 }
 
-static bool is_header(const struct evkeyvalq *headers, const char *value)
+static const char *connection_header(const struct evkeyvalq *headers)
 {
-    const char *text = evhttp_find_header(headers, "Connection");
-    return text != NULL && strcasecmp(text, value) == 0;
+    const char *value = evhttp_find_header(headers, "Connection");
+    return value != NULL ? value : "";
 }
 
-/* As evhttp is about to decide. */
+/* As evhttp is about to decide, to the letter: "keep-alive" may go on, "close" may not. */
 static bool will_close(const struct evhttp_request *req)
 {
-    return is_header(req->output_headers, "close") || is_header(req->input_headers, "close") ||
-           (req->minor == 0 && !is_header(req->input_headers, "keep-alive"));
+    static const char keep[] = "keep-alive";
+    const char *asked = connection_header(req->input_headers);
+    return strcasecmp(connection_header(req->output_headers), "close") == 0 ||
+           strcasecmp(asked, "close") == 0 ||
+           (req->minor == 0 && strncasecmp(asked, keep, sizeof(keep) - 1) != 0);
 }
 
 /* The answer is written. */

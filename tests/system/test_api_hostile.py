@@ -153,6 +153,7 @@ WELL_FORMED = {
     "GET": (200, GET + b"\r\n"),
     "a body of GET": (400, GET + b"Content-Length: 5\r\n\r\nhello"),
     "HTTP/1.0": (200, b"GET /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"),
+    "HTTP/1.0 with a list": (200, b"GET /health HTTP/1.0\r\nConnection: keep-alive, x\r\n\r\n"),
     "length": (405, header(b"Content-Length: 5", b"hello")),
     "blanks around values": (405, header(b"Content-Length:   5  ", b"hello")),
     "length 0": (405, header(b"Content-Length: 0")),
