@@ -22,8 +22,10 @@ static const char usage[] =
     "status counts the sealed secrets by the key that seals them. reseal seals all of them with the first key of\n"
     "NRW_KEYRING; every program must know that key before, and the old ones until status shows none of theirs.\n";
 
-/* Byte 1 of a blob is the length of the key's id, which follows (seal.h). */
-#define KEY_ID(column) "convert_from(substring(" column " from 3 for get_byte(" column ", 1)), 'UTF8')"
+/* Byte 1 of a blob is the length of the key's id, plain ASCII, which follows (seal.h). What is no blob has no key. */
+#define KEY_ID(column) \
+    "case when octet_length(" column ") > 2 and octet_length(" column ") > 2 + get_byte(" column ", 1)" \
+    " then encode(substring(" column " from 3 for get_byte(" column ", 1)), 'escape') else '(malformed)' end"
 
 static const char status_sql[] =
     "select key_id, count(*) from (select " KEY_ID("secret") " as key_id from webhooks where deleted_at is null"
@@ -32,7 +34,7 @@ static const char status_sql[] =
 
 static const char page_sql[] =
     "select id, tenant_id, version, secret, previous_secret from webhooks where deleted_at is null and id > $1::uuid"
-    " and (" KEY_ID("secret") " <> $2 or " KEY_ID("previous_secret") " <> $2) order by id limit 100";
+    " and (" KEY_ID("secret") " <> $2 or previous_secret is not null and " KEY_ID("previous_secret") " <> $2) order by id limit 100";
 
 static const char update_sql[] =
     "update webhooks set secret = $3, previous_secret = $4 where id = $1::uuid and version = $2::bigint";

@@ -15,6 +15,7 @@ def new_key() -> str:
 
 
 def test_rotation_of_the_key_ring(stack, tenant, sink, producer, start_api, start_worker):
+    stack.query("update webhooks set deleted_at = now() where deleted_at is null")  # earlier tests' rows may have anything for a secret
     old_ring = pathlib.Path(stack.worker_environment["NRW_KEYRING_FILE"]).read_text().strip()
     old_id = old_ring.split(":")[0]
     new_entry = f"new-1:{new_key()}"
@@ -35,6 +36,14 @@ def test_rotation_of_the_key_ring(stack, tenant, sink, producer, start_api, star
 
     counts = dict(line.split() for line in secrets("status", old_ring).stdout.splitlines())
     assert int(counts[old_id]) >= 3 and "new-1" not in counts
+
+    # A row that somebody wrote by hand stops nothing.
+    broken = tenant.webhook(sink.url("/broken"))
+    broken.update(secret=b"x")
+    assert "(malformed)" in secrets("status", old_ring).stdout
+    assert str(broken.id) in secrets("reseal", both["keyring"], expected=1).stderr
+    secrets("reseal", f"{old_ring},{new_entry}", expected=1)  # the others as they were
+    broken.delete()
 
     # A ring without the old key opens nothing, says which webhooks, and changes nothing.
     refused = secrets("reseal", new_entry, expected=1)
