@@ -206,6 +206,10 @@ static void on_input(struct evbuffer *input, const struct evbuffer_cb_info *info
     if (info->n_added == 0) {
         return;
     }
+    if (is_closed(c->bev)) { /* until the sweep forgets it, its memory goes on reading */
+        drop_input(c);
+        return;
+    }
     switch (c->state) {
     case CONN_IDLE:
         set_state(c, CONN_RECEIVING);
