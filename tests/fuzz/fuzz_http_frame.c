@@ -86,16 +86,35 @@ static void set_up(void)
     CHECK(t.httpd != NULL);
 }
 
-static int connected(void)
+/* -1: this address had a connection of that port already. */
+static int try_connect(void)
 {
     struct sockaddr_in addr = {.sin_family = AF_INET,
                                .sin_port = htons((uint16_t)httpd_port(t.httpd)),
                                .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    /* An address of its own: the ports of one would not last. */
+    static uint32_t n;
+    const struct sockaddr_in from = {.sin_family = AF_INET,
+                                     .sin_addr.s_addr = htonl(0x7f010000u + n++ % 0xffffu)};
     const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    CHECK(fd != -1 && connect(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0);
+    CHECK(fd != -1 && bind(fd, (const struct sockaddr *)&from, sizeof(from)) == 0);
+    if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) != 0) {
+        close(fd);
+        return -1;
+    }
     CHECK(fcntl(fd, F_SETFL, O_NONBLOCK) == 0);
     const struct linger reset = {.l_onoff = 1, .l_linger = 0}; /* no TIME_WAIT */
     CHECK(setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)) == 0);
+    return fd;
+}
+
+static int connected(void)
+{
+    int fd = -1;
+    for (int tries = 0; fd == -1; tries++) {
+        CHECK(tries < 100);
+        fd = try_connect();
+    }
     return fd;
 }
 
