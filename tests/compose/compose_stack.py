@@ -72,7 +72,10 @@ class ComposeStack:
         self.start()
 
     def start(self, workers: int = 1) -> None:
-        self.compose("up", "-d", "--no-build", "--scale", f"worker={workers}", timeout=UP_TIMEOUT_S)
+        try:
+            self.compose("up", "-d", "--no-build", "--scale", f"worker={workers}", timeout=UP_TIMEOUT_S)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.compose('logs', '--tail', '10', check=False)}") from None
         await_condition(lambda: self.healthy("worker") == workers and self.healthy("api") == 1, UP_TIMEOUT_S,
                         lambda: f"{workers} workers and the api are healthy:\n{self.compose('ps', check=False)}")
 

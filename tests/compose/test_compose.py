@@ -5,13 +5,16 @@ import fnmatch
 import json
 import re
 import subprocess
+import urllib.error
 import urllib.request
 
+import pytest
 from compose_stack import TIMEOUT_S, event_ids, run
 from support.wait import await_condition
 
 WANTED = {"demo: everything": ["*"], "demo: some": ["scan.completed", "cve.matched", "backup.failed"], "demo: alerts": ["alert.*"],
           "demo: flaky": ["backup.failed"]}
+DEMO_TENANT = "0d1e2f30-4a5b-4c6d-8e7f-90a1b2c3d4e5"
 PARTITIONS = 12
 IMAGE_BYTES_MAX = 40_000_000
 
@@ -50,17 +53,21 @@ def test_after_up_an_event_of_each_type_arrives_signed(stack):
     assert [line["attempt"] for line in lines if line["path"] == "/demo/flaky"] == [1, 2], "a delivery that failed is tried again"
 
 
-def test_the_api_answers_on_loopback(stack):
-    at = stack.containers("api")[0]["NetworkSettings"]["Ports"]["8080/tcp"]
+def test_the_api_answers_on_loopback_to_who_has_a_key(stack):
+    api = stack.containers("api")[0]
+    at = api["NetworkSettings"]["Ports"]["8080/tcp"]
     assert [port["HostIp"] for port in at] == ["127.0.0.1"]
-    request = urllib.request.Request(f"http://127.0.0.1:{at[0]['HostPort']}/api/webhooks")
-    try:
-        urllib.request.urlopen(request, timeout=10)
-        status = 200
-    except urllib.error.HTTPError as error:
-        status = error.code
-        assert error.headers["Content-Type"] == "application/problem+json"
-    assert status in (401, 404)
+    key = run("docker", "exec", api["Id"], "netrecon-webhooks-api", "keys", "create", "--tenant", DEMO_TENANT, "--name", "test").split()[0]
+
+    def ask(headers):
+        request = urllib.request.Request(f"http://127.0.0.1:{at[0]['HostPort']}/api/v1/integrations/webhooks", headers=headers)
+        return urllib.request.urlopen(request, timeout=10)
+
+    with ask({"X-API-Key": key}) as answer:
+        text = answer.read().decode()
+    assert all(f'"{description}"' in text for description in WANTED)
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        ask({})
 
 
 def test_the_owner_of_a_failing_webhook_gets_a_mail(stack):
