@@ -25,7 +25,6 @@
 #define CALL_MAGIC        0x43414c4cu
 #define CALL_IDS_MAX      2
 #define CALL_REQUEST_ID   64
-#define CALL_RESPONSE_MAX ((size_t)16 * 1024 * 1024)
 
 struct call;
 typedef void call_rows_fn(struct call *c, const struct pg_reply *reply);
