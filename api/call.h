@@ -22,9 +22,9 @@
 #include "problem.h"
 #include "router.h"
 
-#define CALL_MAGIC        0x43414c4cu
-#define CALL_IDS_MAX      2
-#define CALL_REQUEST_ID   64
+#define CALL_MAGIC      0x43414c4cu
+#define CALL_IDS_MAX    2
+#define CALL_REQUEST_ID 64
 
 struct call;
 typedef void call_rows_fn(struct call *c, const struct pg_reply *reply);
