@@ -109,6 +109,10 @@ def with_bare(rig: Rig, size: Size, measure) -> dict:
             "cpu_ratio": found["cpu_us"]["worker"] / bare_cpu}
 
 
+# A backlog that waits on purpose: what is measured is sending it, not writing it aside.
+WAITING = {"spill_after": "1m", "lane_queue_max": 1_000_000}
+
+
 def drain_of(rig: Rig, urls: list[str], count: int, first: float, timeout: float = 120, actors: dict | None = None, **settings) -> dict:
     tenant = rig.tenants(urls)
     topic = rig.topic()
@@ -150,13 +154,13 @@ def latency(rig: Rig, size: Size) -> dict:
 def delay(rig: Rig, size: Size) -> dict:
     """A backlog for 100 webhooks, each at its own address, that take 100 ms to answer."""
     urls = [f"http://{address(i)}:{rig.port}/delay?delay=100ms" for i in range(100)]
-    return drain_of(rig, urls, size.delay, 0.15)
+    return drain_of(rig, urls, size.delay, 0.15, lane_concurrency_start=64, **WAITING)
 
 
 def flight(rig: Rig, size: Size) -> dict:
     """The same with 2 s: as many requests in flight as the worker allows itself."""
     urls = [f"http://{address(i)}:{rig.port}/flight?delay=2s" for i in range(100)]
-    return drain_of(rig, urls, size.flight, 0.15)
+    return drain_of(rig, urls, size.flight, 0.15, lane_concurrency_start=64, **WAITING)
 
 
 def hosts_at(rig: Rig, size: Size, address: str | None, scheme: str, port: int, **more) -> dict:
@@ -164,7 +168,7 @@ def hosts_at(rig: Rig, size: Size, address: str | None, scheme: str, port: int, 
     try:
         urls = [f"{scheme}://h{i}.bench.test:{port}/h" for i in range(HOSTS)]
         # Each host is met for the first time in the first third or so: a look-up, a connection, a tenant to load.
-        return drain_of(rig, urls, size.hosts, 0.4, **more)
+        return drain_of(rig, urls, size.hosts, 0.4, **{**WAITING, **more})
     finally:
         rig.end(server)
 
@@ -198,8 +202,8 @@ def tls_connect(rig: Rig, size: Size) -> dict:
         for keep_alive in (True, False):
             front = rig.tls_front(keep_alive)
             try:
-                count = size.handshakes * (3 if keep_alive else 1)
-                both.append(drain_of(rig, urls, count, 0.1, actors={"nginx": front}, ca_file=rig.tls_authority()))
+                count = size.handshakes * (10 if keep_alive else 1)
+                both.append(drain_of(rig, urls, count, 0.1, actors={"nginx": front}, ca_file=rig.tls_authority(), **WAITING))
             finally:
                 rig.end(front)
     finally:
