@@ -12,7 +12,7 @@
 #define TIMEOUT_MS 5000L
 #define URL_SIZE   256
 
-static size_t drop(char *data, size_t size, size_t n, void *ctx)
+static size_t drop(const char *data, size_t size, size_t n, void *ctx)
 {
     (void)data;
     (void)ctx;
