@@ -46,4 +46,26 @@ static inline void sql_is(const char *expected, const char *text)
     PQclear(res);
 }
 
+/* A lock on the table, held beside what sql() does. PQfinish() lets it go. */
+static inline PGconn *pg_lock(const char *table)
+{
+    char url[160];
+    char text[80];
+    pg_server_url(url, sizeof(url), "postgres");
+    pg_server_format(text, sizeof(text), "BEGIN; LOCK %s", table);
+    PGconn *holder = PQconnectdb(url);
+    PGresult *res = PQexec(holder, text);
+    if (PQresultStatus(res) != PGRES_COMMAND_OK) {
+        fail_msg("%s: %s", text, PQerrorMessage(holder));
+    }
+    PQclear(res);
+    return holder;
+}
+
+/* How many wait for a lock. */
+static inline long pg_lock_waiters(void)
+{
+    return sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'");
+}
+
 #endif

@@ -452,14 +452,11 @@ static void a_page_whose_lease_was_lost_changes_nothing(void **state)
     put_events(5, TENANT, "alert.created", "0");
     close_worker(&world.workers[1]);
     AWAIT_TURNS(pg_is_up(world.workers[0].pg));
-    char url[160];
-    pg_server_url(url, sizeof(url), "postgres");
-    PGconn *other = PQconnectdb(url);
-    PQclear(PQexec(other, "BEGIN; LOCK events")); /* what a page reads */
+    PGconn *holder = pg_lock("events"); /* what a page reads */
     put_simple_job("missed");
-    AWAIT_TURNS(sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") == 1);
+    AWAIT_TURNS(pg_lock_waiters() == 1);
     sql("UPDATE replay_jobs SET leased_until = leased_until + interval '1 h'"); /* taken over */
-    PQfinish(other);
+    PQfinish(holder);
     AWAIT_TURNS(replays_is_idle(world.workers[0].replays));
     assert_int_equal(0, pending());
     assert_int_equal(0, due());
