@@ -8,9 +8,9 @@
  * Which partitions may have some: those are days of received_at, the event's time in Kafka, and
  * filters and cursors are about started_at. An attempt starts after its event was received, but for
  * the clocks of producers, which Kafka's brokers allow to be an hour ahead
- * (message.timestamp.after.max.ms). So below an upper bound on started_at nothing was received a
- * day after it, and later partitions are left out. A lower bound says nothing: what is redelivered
- * today may have been received when the log begins. */
+ * (message.timestamp.after.max.ms). So below an upper bound on started_at, which now is too,
+ * nothing was received a day after it, and later partitions are left out. A lower bound says
+ * nothing: what is redelivered today may have been received when the log begins. */
 #include "deliveries.h"
 
 #include <stdlib.h>
@@ -48,7 +48,7 @@ static const char rows_sql[] =
     "SELECT * FROM (SELECT " DELIVERY_ROW_COLUMNS FILTERED_FROM
     " AND ($7::timestamptz IS NULL OR (started_at <= $7 AND"
     " (started_at < $7 OR (delivery_id, attempt) > ($8::uuid, $9::bigint))))"
-    " AND ($10::timestamptz IS NULL OR received_at < $10)" IN_ORDER " LIMIT $11::bigint) AS listed WHERE " IS_OWNED;
+    " AND received_at < $10::timestamptz" IN_ORDER " LIMIT $11::bigint) AS listed WHERE " IS_OWNED;
 /* Without the bound on received_at, which is not in the index: that is read alone. */
 static const char count_sql[] =
     "SELECT count(*) FROM (SELECT" FILTERED_FROM " LIMIT " TEXT_OF(PAGE_REACH) " + 1) AS counted WHERE " IS_OWNED;
@@ -57,6 +57,7 @@ static const char count_sql[] =
 #define POSITION_PARAMS 7
 #define ROWS_PARAMS     11
 #define PARAMS_MAX      ROWS_PARAMS
+enum { ASKED_OWNED, ASKED_ROWS, ASKED_TOTAL }; /* the statements of a unit */
 enum { POSITION_DELIVERY_ID, POSITION_ATTEMPT, POSITION_STARTED_AT };
 
 struct listing {
@@ -69,15 +70,8 @@ struct listing {
     char since[CLOCK_RFC3339_SIZE]; /* "": open */
     char until[CLOCK_RFC3339_SIZE];
     int64_t until_us; /* INT64_MAX: open */
-    json_t *data;     /* while the rest is counted */
+    int64_t total;    /* known before the rows of a page after the first */
 };
-
-static void listing_free(void *state)
-{
-    struct listing *l = state;
-    json_decref(l->data), l->data = NULL;
-    free(l);
-}
 
 /* --- the request ------------------------------------------------------------------------ */
 
@@ -120,13 +114,17 @@ static void read_filters(struct call *c, struct listing *l)
 
 /* --- the answer ------------------------------------------------------------------------- */
 
-static void reply(struct call *c, struct listing *l, json_t *meta)
+/* rows: the result whose first n are shown. */
+static void reply(struct call *c, const PGresult *rows, int n, json_t *meta)
 {
+    json_t *data = json_array();
     json_t *answer = json_object();
-    CHECK(answer != NULL);
-    render_add(answer, "data", l->data);
+    CHECK(data != NULL && answer != NULL);
+    for (int i = 0; i < n; i++) {
+        CHECK(json_array_append_new(data, delivery_row_render(rows, i)) == 0);
+    }
+    render_add(answer, "data", data);
     render_add(answer, "meta", meta);
-    l->data = NULL;
     call_reply(c, 200, answer);
 }
 
@@ -148,20 +146,12 @@ static json_t *cursor_meta(const struct listing *l, const PGresult *r, int shown
     return meta;
 }
 
-static void render_rows(struct listing *l, const PGresult *r, int n)
-{
-    l->data = json_array();
-    CHECK(l->data != NULL);
-    for (int i = 0; i < n; i++) {
-        CHECK(json_array_append_new(l->data, delivery_row_render(r, i)) == 0);
-    }
-}
-
 /* --- the queries ------------------------------------------------------------------------ */
 
-/* One unit: whose log it is, and a statement whose first parameters are the filters. */
+/* One unit: whose log it is, a statement whose first parameters are the filters, and a page's total
+ * where it is not known yet. Each unit less is a change of process less. */
 static void ask(struct call *c, const char *sql, struct pg_param params[PARAMS_MAX], int n,
-                call_rows_fn *then)
+                bool counted, call_rows_fn *then)
 {
     const struct listing *l = c->state;
     params[0] = param_uuid(&c->ids[0]);
@@ -171,44 +161,30 @@ static void ask(struct call *c, const char *sql, struct pg_param params[PARAMS_M
     params[4] = param_time(l->since);
     params[5] = param_time(l->until);
     const struct pg_stmt stmts[] = {
-        {.sql = delivery_row_owned_sql, .params = params, .n_params = 2},
-        {.sql = sql, .params = params, .n_params = n, .binary_result = true}};
-    call_query(c, stmts, 2, then);
+        [ASKED_OWNED] = {.sql = delivery_row_owned_sql, .params = params, .n_params = 2},
+        [ASKED_ROWS] = {.sql = sql, .params = params, .n_params = n, .binary_result = true},
+        [ASKED_TOTAL] = {
+            .sql = count_sql, .params = params, .n_params = FILTER_PARAMS, .binary_result = true}};
+    call_query(c, stmts, counted ? ASKED_TOTAL + 1 : ASKED_TOTAL, then);
 }
 
-static void counted(struct call *c, const struct pg_reply *answer)
+static void listed(struct call *c, const struct pg_reply *answer)
 {
     struct listing *l = c->state;
-    if (!delivery_row_not_owned(c, answer)) {
-        reply(c, l, page_meta(&l->page, pgvalue_int8(answer->results[1], 0, 0)));
-    }
-}
-
-static void count(struct call *c)
-{
-    struct pg_param params[PARAMS_MAX];
-    ask(c, count_sql, params, FILTER_PARAMS, counted);
-}
-
-/* A page that is not full is the last one and tells the total; only others are counted: to count
- * costs as much as to read. */
-static void found(struct call *c, const struct pg_reply *answer)
-{
-    struct listing *l = c->state;
-    const PGresult *r = answer->results[1];
+    const PGresult *r = answer->results[ASKED_ROWS];
     const int n = PQntuples(r);
     if (delivery_row_not_owned(c, answer)) {
         return;
     }
-    const int shown = n > l->page.per_page ? (int)l->page.per_page : n;
-    render_rows(l, r, shown);
     if (l->by_cursor) {
-        reply(c, l, cursor_meta(l, r, shown));
-    } else if (n < l->page.per_page) {
-        reply(c, l, page_meta(&l->page, l->page.offset + n));
-    } else {
-        count(c);
+        const int shown = n > l->page.per_page ? (int)l->page.per_page : n;
+        reply(c, r, shown, cursor_meta(l, r, shown));
+        return;
     }
+    if (answer->n_results > ASKED_TOTAL) {
+        l->total = pgvalue_int8(answer->results[ASKED_TOTAL], 0, 0);
+    }
+    reply(c, r, n, page_meta(&l->page, l->total));
 }
 
 static void read_rows(struct call *c)
@@ -217,9 +193,10 @@ static void read_rows(struct call *c)
     char at[CLOCK_RFC3339_SIZE];
     char attempt[PARAM_INT_SIZE];
     char limit[PARAM_INT_SIZE];
-    char received[CLOCK_RFC3339_SIZE] = "";
+    char received[CLOCK_RFC3339_SIZE];
     struct pg_param params[PARAMS_MAX];
-    int64_t bound_us = l->until_us; /* on started_at */
+    int64_t bound_us = clock_wall_us(); /* on started_at */
+    bound_us = l->until_us < bound_us ? l->until_us : bound_us;
     params[6] = params[7] = params[8] = param_null();
     if (l->goes_on) {
         clock_format_rfc3339(l->after.started_at_us, at);
@@ -228,24 +205,22 @@ static void read_rows(struct call *c)
         params[8] = param_int(l->after.attempt, attempt);
         bound_us = l->after.started_at_us < bound_us ? l->after.started_at_us : bound_us;
     }
-    if (bound_us < INT64_MAX - CLOCKS_APART_US) {
-        clock_format_rfc3339(bound_us + CLOCKS_APART_US, received);
-    }
+    clock_format_rfc3339(bound_us + CLOCKS_APART_US, received);
     params[9] = param_time(received);
     params[10] = param_int(l->page.per_page + (l->by_cursor ? 1 : 0), limit);
-    ask(c, rows_sql, params, ROWS_PARAMS, found);
+    ask(c, rows_sql, params, ROWS_PARAMS, !l->by_cursor && !l->goes_on, listed);
 }
 
 static void positioned(struct call *c, const struct pg_reply *answer)
 {
     struct listing *l = c->state;
-    const PGresult *r = answer->results[1];
+    const PGresult *r = answer->results[ASKED_ROWS];
     if (delivery_row_not_owned(c, answer)) {
         return;
     }
+    l->total = pgvalue_int8(answer->results[ASKED_TOTAL], 0, 0);
     if (PQntuples(r) == 0) { /* the page is beyond the end */
-        render_rows(l, r, 0);
-        count(c);
+        reply(c, r, 0, page_meta(&l->page, l->total));
         return;
     }
     l->goes_on = true;
@@ -262,7 +237,7 @@ static void find_position(struct call *c)
     char offset[PARAM_INT_SIZE];
     struct pg_param params[PARAMS_MAX];
     params[6] = param_int(l->page.offset - 1, offset);
-    ask(c, position_sql, params, POSITION_PARAMS, positioned);
+    ask(c, position_sql, params, POSITION_PARAMS, true, positioned);
 }
 
 void deliveries_list(struct call *c)
@@ -271,7 +246,6 @@ void deliveries_list(struct call *c)
                                         "event", "since",    "until",  NULL};
     struct listing *l = mem_zero(1, sizeof(*l));
     c->state = l;
-    c->free_state = listing_free;
     query_allow(c, names);
     read_cursor(c, l);
     read_filters(c, l);
