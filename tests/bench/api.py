@@ -14,7 +14,7 @@ import subprocess
 import time
 
 import fill_log
-from procs import Clock
+from procs import Clock, children
 from support.api import WEBHOOKS, Api, make_token
 from support.postgres import bin_dir
 from support.wait import await_condition
@@ -106,9 +106,10 @@ class _Bench:
             self._new_sessions(db)
 
     def _new_sessions(self, db) -> None:
-        db.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'nrw-api%'")
-        await_condition(lambda: self.program.get("/ready").status_code == 200, 10, "the API is connected again")
-        time.sleep(1)  # all of its connections
+        sessions = "from pg_stat_activity where application_name like 'nrw-api%'"
+        old = {pid for pid, _ in db.execute(f"select pid, pg_terminate_backend(pid) {sessions}").fetchall()}
+        await_condition(lambda: len({pid for pid, in db.execute(f"select pid {sessions}")} - old) == len(old), 10, "the API is connected again")
+        await_condition(lambda: self.program.get("/ready").status_code == 200, 10, "the API is ready again")
 
     def statements_of(self, request: bytes) -> list[str]:
         """What the program sends for it, with the parameters in their places."""
@@ -127,13 +128,15 @@ class _Bench:
         """The same unit, as fast as PostgreSQL does it for as many clients."""
         script = self.folder / "floor.sql"
         script.write_text("\\startpipeline\n" + "".join(f"{sql};\n" for sql in statements) + "\\endpipeline\n")
+        server, _ = self.actors["postgres"]
+        old = set(children(server))
         before = Clock(self.actors)
         done = subprocess.run([pathlib.Path(bin_dir()) / "pgbench", "-n", "-M", "extended", "-c", str(CLIENTS), "-T", str(seconds), "-f", script,
                                self.stack.database_url], check=True, timeout=seconds + TIMEOUT_S, stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         # The time of a session that is just ending is in nobody's books.
-        await_condition(lambda: not self.stack.query("select from pg_stat_activity where application_name = 'pgbench'"), TIMEOUT_S, "no pgbench")
-        time.sleep(0.2)
+        await_condition(lambda: set(children(server)) <= old | {pid for pid, in self.stack.query("select pid from pg_stat_activity")}, TIMEOUT_S,
+                        "pgbench's sessions have ended")
         used = Clock(self.actors).since(before)
         n = int(re.search(r"transactions actually processed: (\d+)", done.stdout)[1])
         return {"per_s": float(re.search(r"tps = ([0-9.]+)", done.stdout)[1]), "cpu_us": 1e6 * used["cpu_s"]["postgres"] / n}

@@ -17,7 +17,7 @@ def _stat(pid: int) -> list[str]:
         return []
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -32,7 +32,7 @@ def cpu_s(pid: int, with_children: bool = False) -> float:
     fields = _stat(pid)
     ticks = sum(map(int, fields[11:15 if with_children else 13]))
     if with_children:
-        ticks += sum(sum(map(int, _stat(child)[11:13])) for child in _children(pid))
+        ticks += sum(sum(map(int, _stat(child)[11:13])) for child in children(pid))
     return ticks * TICK_S
 
 

@@ -1,6 +1,6 @@
 /* worker/mailer.c on a real PostgreSQL with the real schema, against a mail server on the same
  * loop. */
-#include "pg_server.h"
+#include "pg_fixture.h"
 #include "smtp_server.h"
 
 #include "mailer.h"
@@ -68,30 +68,6 @@ static void on_tick(evutil_socket_t fd, short what, void *ctx)
     (void)fd, (void)what, (void)ctx;
 }
 
-static int apply_schema(void **state)
-{
-    if (pg_server_start(state) != 0 || pg_server.postmaster == 0) {
-        return 0;
-    }
-    char url[160];
-    pg_server_url(url, sizeof(url), "postgres");
-    const pid_t pid = fork();
-    assert_true(pid != -1);
-    if (pid == 0) {
-        const int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
-        char path[] = NRW_SOURCE_DIR "/schema/apply";
-        char *argv[] = {path, NULL};
-        if (setenv("NRW_DATABASE_URL", url, 1) == 0 && dup2(null, STDOUT_FILENO) != -1) {
-            execv(path, argv);
-        }
-        _exit(127);
-    }
-    int status = 0;
-    assert_int_equal(pid, waitpid(pid, &status, 0));
-    assert_int_equal(0, status);
-    return 0;
-}
-
 static int setup(void **state)
 {
     struct world *w = mem_zero(1, sizeof(*w));
@@ -99,7 +75,6 @@ static int setup(void **state)
     if (pg_server.postmaster == 0) {
         return 0;
     }
-    pg_server_sql("SET client_min_messages = warning");
     pg_server_sql(
         "TRUNCATE notifications, webhooks, tenants, attempts, pending_deliveries CASCADE");
     pg_server_sql("INSERT INTO tenants VALUES ('" TENANT "', 'Example GmbH', 'owner@example.com')");
@@ -591,9 +566,11 @@ static void test_a_hint_needs_no_poll(void **state)
     struct world *w = *state;
     w->cfg.poll_ms = 3600000;
     struct mailer *m = start_worker(w, 0);
-    AWAIT(w, pg_is_up(w->worker[0].pg));
+    AWAIT(w, pg_is_up(w->worker[0].pg) && mailer_is_idle(m));
+    PGconn *holder = pg_lock("notifications");
     mailer_hint(m);
-    AWAIT(w, !mailer_is_idle(m));
+    AWAIT(w, pg_lock_waiters() == 1);
+    PQfinish(holder);
     /* It has looked and does not know yet that there was nothing: the next hint must not get lost.
      */
     while (pg_server_sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'mailer' "
@@ -714,5 +691,5 @@ int main(void)
         TEST(test_free_is_safe_in_every_state),
         TEST(test_wrong_settings_are_told),
     };
-    return cmocka_run_group_tests(tests, apply_schema, pg_server_stop);
+    return cmocka_run_group_tests(tests, start_server_with_schema, pg_server_stop);
 }

@@ -9,7 +9,7 @@
 #include <sys/syscall.h>
 
 #include "metrics.h"
-#include "pg_server.h"
+#include "pg_fixture.h"
 #include "redis_server.h"
 
 #define PATIENCE_US (25 * INT64_C(1000000))
@@ -868,20 +868,6 @@ static void test_a_bad_url_is_told(void **state)
     event_base_free(base);
 }
 
-static int start(void **state)
-{
-    if (pg_server_start(state) != 0 || pg_server.postmaster == 0) {
-        return 0;
-    }
-    char command[300];
-    pg_server_format(command, sizeof(command),
-                     "%s/schema/apply --database-url 'postgresql://postgres@/postgres?host=%s' "
-                     ">/dev/null",
-                     NRW_SOURCE_DIR, pg_server.dir);
-    FILE *run = popen(command, "re");
-    return run != NULL && pclose(run) == 0 ? 0 : -1;
-}
-
 #define TEST(name) cmocka_unit_test_teardown(name, redis_server_stop)
 
 int main(void)
@@ -915,5 +901,5 @@ int main(void)
         TEST(test_free_with_everything_outstanding),
         TEST(test_a_bad_url_is_told),
     };
-    return cmocka_run_group_tests(tests, start, pg_server_stop);
+    return cmocka_run_group_tests(tests, start_server_with_schema, pg_server_stop);
 }
