@@ -28,8 +28,8 @@ static const char cancel_sql[] =
     " LIMIT " TEXT_OF(CANCEL_BATCH) " FOR UPDATE SKIP LOCKED))";
 
 /* A value that is not given is NULL; description can be NULL itself and has a flag. A secret that
- * is set directly holds at once, and alone. Active: true is the way back from `disabled`, and says
- * nothing about `failing`. */
+ * is set directly holds at once, and alone. Active: true is the way back from `disabled`. Of
+ * `failing` it says nothing, but the days of a pause are no days of failures: they begin again. */
 static const char update_sql[] =
     "UPDATE webhooks SET url = coalesce($3, url), events = coalesce($4, events),"
     " active = coalesce($5, active), description = CASE WHEN $6 THEN $7 ELSE description END,"
@@ -37,7 +37,8 @@ static const char update_sql[] =
     " previous_secret = CASE WHEN $8::bytea IS NULL THEN previous_secret END,"
     " previous_secret_until = CASE WHEN $8::bytea IS NULL THEN previous_secret_until END,"
     " status = CASE WHEN $5 AND status = 'disabled' THEN 'active' ELSE status END,"
-    " failing_since = CASE WHEN $5 AND status = 'disabled' THEN NULL ELSE failing_since END,"
+    " failing_since = CASE WHEN $5 AND status = 'disabled' THEN NULL"
+    " WHEN $5 AND NOT active AND failing_since IS NOT NULL THEN now() ELSE failing_since END,"
     " disabled_at = CASE WHEN $5 THEN NULL ELSE disabled_at END,"
     " disabled_reason = CASE WHEN $5 THEN NULL ELSE disabled_reason END"
     " WHERE " WEBHOOK_IS_MINE " RETURNING " WEBHOOK_COLUMNS;

@@ -56,11 +56,8 @@ static enum journal_standing standing_of(const struct delivery *d)
     case OUTCOME_GONE:
         return JOURNAL_STANDING_GONE;
     case OUTCOME_DELIVERED:
-        if (d->wh->failing) {
-            return JOURNAL_STANDING_RECOVERED;
-        }
-        return is_news(d->wh, d->started_mono_us) ? JOURNAL_STANDING_SUCCEEDED
-                                                  : JOURNAL_STANDING_KEEP;
+        return is_news(d->wh, d->started_mono_us) ? JOURNAL_STANDING_SUCCEEDED_NOTED
+                                                  : JOURNAL_STANDING_SUCCEEDED;
     case OUTCOME_RETRY:
     case OUTCOME_OURS:
     case OUTCOME_TEST_FAILED:

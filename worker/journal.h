@@ -34,10 +34,10 @@ enum journal_pending {
  * writes its row of `notifications` in the same transaction. */
 enum journal_standing {
     JOURNAL_STANDING_KEEP,
-    JOURNAL_STANDING_EXHAUSTED, /* active -> failing, mail */
-    JOURNAL_STANDING_RECOVERED, /* failing -> active       */
-    JOURNAL_STANDING_SUCCEEDED, /* it works, as before: last_success_at moves on */
-    JOURNAL_STANDING_GONE,      /* -> disabled, mail       */
+    JOURNAL_STANDING_EXHAUSTED,       /* active -> failing, mail             */
+    JOURNAL_STANDING_SUCCEEDED,       /* failing -> active                   */
+    JOURNAL_STANDING_SUCCEEDED_NOTED, /* and last_success_at moves on anyhow */
+    JOURNAL_STANDING_GONE,            /* -> disabled, mail                   */
 };
 
 enum journal_end {

@@ -25,8 +25,8 @@ enum kind {
     MOVE,
     DELETE,
     EXHAUSTED,
-    RECOVERED,
     SUCCEEDED,
+    NOTED,
     GONE,
     PROGRESS,
     KINDS
@@ -91,11 +91,11 @@ static const struct {
     " SELECT DISTINCT ON (t.id) 'webhook_failing', t.tenant_id, t.id, t.failing_since, r.status, r.error"
     " FROM turned t JOIN unnest($1, $2, $3) AS r (id, status, error) ON r.id = t.id ON CONFLICT DO NOTHING", NULL,
     3, {PGARRAY_UUID, PGARRAY_INT2, PGARRAY_TEXT}},
-[RECOVERED] = {
+[SUCCEEDED] = { /* of every success: what its worker knew of the webhook may be older than the failure */
     "UPDATE webhooks SET status = 'active', failing_since = NULL, last_success_at = now()"
     " WHERE id = ANY($1) AND status = 'failing'", NULL,
     1, {PGARRAY_UUID}},
-[SUCCEEDED] = { /* several workers say so of the same webhooks, in any order: none waits for another */
+[NOTED] = { /* several workers say so of the same webhooks, in any order: none waits for another */
     "UPDATE webhooks SET last_success_at = now() WHERE id IN"
     " (SELECT id FROM webhooks WHERE id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED)", NULL,
     1, {PGARRAY_UUID}},
@@ -287,8 +287,9 @@ static void add_standing(struct journal_rows *r, const struct journal_entry *e)
         add_status(&r->columns[EXHAUSTED][1], e);
         add_error(&r->columns[EXHAUSTED][2], e);
         return;
-    case JOURNAL_STANDING_RECOVERED:
-        pgarray_add_uuid(&r->columns[RECOVERED][0], &e->webhook_id);
+    case JOURNAL_STANDING_SUCCEEDED_NOTED:
+        pgarray_add_uuid(&r->columns[NOTED][0], &e->webhook_id);
+        pgarray_add_uuid(&r->columns[SUCCEEDED][0], &e->webhook_id);
         return;
     case JOURNAL_STANDING_SUCCEEDED:
         pgarray_add_uuid(&r->columns[SUCCEEDED][0], &e->webhook_id);

@@ -29,7 +29,7 @@ static const char retention_sql[] =
 static const char disable_sql[] =
     "WITH turned AS (UPDATE webhooks SET status = 'disabled', disabled_at = now(),"
     " disabled_reason = 'no delivery succeeded for too long'"
-    " WHERE status = 'failing' AND deleted_at IS NULL AND failing_since < now() - $1 * interval '1 millisecond' AND " ONCE
+    " WHERE status = 'failing' AND active AND deleted_at IS NULL AND failing_since < now() - $1 * interval '1 millisecond' AND " ONCE
     " RETURNING id, tenant_id, disabled_at, disabled_reason),"
     " mailed AS (INSERT INTO notifications (kind, tenant_id, webhook_id, transition_at, reason)"
     " SELECT 'webhook_disabled', tenant_id, id, disabled_at, disabled_reason FROM turned ON CONFLICT DO NOTHING)"

@@ -145,6 +145,15 @@ def test_activating_does_not_excuse_a_failing_webhook(stack, client):
     assert patch(client, webhook_id, active=True) == failing
 
 
+def test_the_days_of_a_pause_are_no_days_of_failures(stack, client):
+    webhook_id = client.create(URL)["id"]
+    stack.query("update webhooks set status = 'failing', failing_since = now() - interval '9 days' where id = %s", webhook_id)
+    before = get(client, webhook_id)["failing_since"]
+    assert patch(client, webhook_id, active=False)["failing_since"] == before
+    back = patch(client, webhook_id, active=True)
+    assert back["status"] == "failing" and dt.datetime.fromisoformat(back["failing_since"]) > dt.datetime.now(dt.timezone.utc) - dt.timedelta(minutes=1)
+
+
 def test_what_is_deleted_is_gone(client):
     webhook_id = client.create(URL)["id"]
     assert client.delete(webhook_id).status_code == 204

@@ -200,10 +200,10 @@ static const struct {
     unsigned next;
     bool failing;
 } ends[] = {
-    {"new, delivered", "delivered", NULL, 200, 0, TRANSPORT_OK, KEEP, JOURNAL_STANDING_SUCCEEDED, 0,
-     0, false},
+    {"new, delivered", "delivered", NULL, 200, 0, TRANSPORT_OK, KEEP,
+     JOURNAL_STANDING_SUCCEEDED_NOTED, 0, 0, false},
     {"new, delivered by a failing one", "delivered", NULL, 204, 0, TRANSPORT_OK, KEEP,
-     JOURNAL_STANDING_RECOVERED, 0, 0, true},
+     JOURNAL_STANDING_SUCCEEDED_NOTED, 0, 0, true},
     {"new, refused", "failed", "retry", 500, 30, TRANSPORT_OK, PUT, JOURNAL_STANDING_KEEP, 0, 2,
      false},
     {"new, timed out", "failed", "retry", 0, 30, TRANSPORT_TIMEOUT, PUT, JOURNAL_STANDING_KEEP, 0,
@@ -212,9 +212,9 @@ static const struct {
     {"new, our fault", NULL, "spill", 0, 10, TRANSPORT_OURS, PUT, JOURNAL_STANDING_KEEP, 0, 1,
      false},
     {"retry, delivered", "delivered", NULL, 200, 0, TRANSPORT_OK, DELETE,
-     JOURNAL_STANDING_SUCCEEDED, 2, 0, false},
+     JOURNAL_STANDING_SUCCEEDED_NOTED, 2, 0, false},
     {"retry, delivered by a failing one", "delivered", NULL, 200, 0, TRANSPORT_OK, DELETE,
-     JOURNAL_STANDING_RECOVERED, 5, 0, true},
+     JOURNAL_STANDING_SUCCEEDED_NOTED, 5, 0, true},
     {"spilled first attempt, refused", "failed", "retry", 0, 30, TRANSPORT_CONNECT, MOVE,
      JOURNAL_STANDING_KEEP, 1, 2, false},
     {"retry 2, refused", "failed", "retry", 503, 120, TRANSPORT_OK, MOVE, JOURNAL_STANDING_KEEP, 2,
@@ -287,7 +287,7 @@ static void a_success_is_noted_once_a_minute(void **state)
         }
         delivery_start(make(wh, 0), wh);
         answer(TRANSPORT_OK, 200);
-        assert_int_equal(i == 1 ? JOURNAL_STANDING_KEEP : JOURNAL_STANDING_SUCCEEDED,
+        assert_int_equal(i == 1 ? JOURNAL_STANDING_SUCCEEDED : JOURNAL_STANDING_SUCCEEDED_NOTED,
                          world.entry->standing);
         journal_ends(JOURNAL_COMMITTED);
     }
@@ -379,9 +379,9 @@ static const struct {
     long status;
     const char *outcome;
     enum journal_pending pending;
-    enum journal_standing standing; /* of a failing webhook */
+    enum journal_standing standing;
 } tests_of[] = {
-    {TRANSPORT_OK, 200, "delivered", DELETE, JOURNAL_STANDING_RECOVERED},
+    {TRANSPORT_OK, 200, "delivered", DELETE, JOURNAL_STANDING_SUCCEEDED_NOTED},
     {TRANSPORT_OK, 500, "test_failed", DELETE, JOURNAL_STANDING_KEEP},
     {TRANSPORT_OK, 503, "test_failed", DELETE, JOURNAL_STANDING_KEEP},
     {TRANSPORT_OK, 410, "test_failed", DELETE, JOURNAL_STANDING_KEEP},
@@ -402,10 +402,7 @@ static void a_test_is_one_attempt_and_changes_no_webhook_but_a_failing_one_to_ac
             assert_string_equal(tests_of[i].outcome != NULL ? tests_of[i].outcome : "",
                                 e->outcome != NULL ? e->outcome : "");
             assert_int_equal(tests_of[i].pending, e->pending);
-            assert_int_equal(failing                     ? tests_of[i].standing
-                             : tests_of[i].status == 200 ? JOURNAL_STANDING_SUCCEEDED
-                                                         : JOURNAL_STANDING_KEEP,
-                             e->standing);
+            assert_int_equal(tests_of[i].standing, e->standing);
             if (e->pending == JOURNAL_PENDING_MOVE) {
                 assert_int_equal(1, e->pending_attempt);
                 assert_string_equal("test", e->pending_reason);

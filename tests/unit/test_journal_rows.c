@@ -146,8 +146,8 @@ static struct item *make_standing(unsigned n, unsigned webhook, enum journal_sta
         item->e.status_code = 410;
         break;
     case JOURNAL_STANDING_KEEP:
-    case JOURNAL_STANDING_RECOVERED:
     case JOURNAL_STANDING_SUCCEEDED:
+    case JOURNAL_STANDING_SUCCEEDED_NOTED:
         item->e.outcome = "delivered";
         item->e.status_code = 200;
         break;
@@ -432,7 +432,7 @@ static void a_failing_webhook_recovers_and_only_such_a_one(void **state)
         "UPDATE webhooks SET status = 'disabled' WHERE id::text LIKE '%2';"
         "CREATE TABLE before AS SELECT id, version, xmin::text AS x FROM webhooks");
     for (unsigned i = 0; i < 100; i++) {
-        write_to((int)i % 2, make_standing(i, i % 5, JOURNAL_STANDING_RECOVERED));
+        write_to((int)i % 2, make_standing(i, i % 5, JOURNAL_STANDING_SUCCEEDED));
     }
     await_all();
     assert_int_equal(1, sql("SELECT count(*) FROM webhooks w JOIN before b USING (id) WHERE"
@@ -450,7 +450,7 @@ static void a_success_is_noted_and_no_cache_is_told(void **state)
     pg_server_needed();
     sql("CREATE TABLE seen AS SELECT id, version FROM webhooks");
     for (unsigned i = 0; i < 20; i++) {
-        write_to((int)i % 2, make_standing(i, 1 + i % 2, JOURNAL_STANDING_SUCCEEDED));
+        write_to((int)i % 2, make_standing(i, 1 + i % 2, JOURNAL_STANDING_SUCCEEDED_NOTED));
     }
     await_all();
     assert_int_equal(2, sql("SELECT count(*) FROM webhooks w JOIN seen s USING (id) WHERE"
@@ -463,7 +463,7 @@ static void each_time_it_begins_to_fail_there_is_one_mail(void **state)
     (void)state;
     pg_server_needed();
     for (unsigned i = 0; i < 6; i++) {
-        standing(i, 1, i % 2 == 0 ? JOURNAL_STANDING_EXHAUSTED : JOURNAL_STANDING_RECOVERED);
+        standing(i, 1, i % 2 == 0 ? JOURNAL_STANDING_EXHAUSTED : JOURNAL_STANDING_SUCCEEDED);
     }
     assert_int_equal(3, sql("SELECT count(*) FROM notifications"));
     sql_is("active", "SELECT status FROM webhooks WHERE id::text LIKE '%1'");
@@ -488,7 +488,7 @@ static void gone_disables_once_and_says_why(void **state)
                             " kind = 'webhook_disabled' AND status_code = 410 AND n.reason ="
                             " w.disabled_reason"));
     assert_int_equal(2, sql("SELECT count(*) FROM notifications"));
-    standing(1000, 1, JOURNAL_STANDING_RECOVERED); /* what was under way does not enable it */
+    standing(1000, 1, JOURNAL_STANDING_SUCCEEDED); /* what was under way does not enable it */
     standing(1001, 1, JOURNAL_STANDING_EXHAUSTED);
     sql_is("disabled", "SELECT status FROM webhooks WHERE id::text LIKE '%1'");
 }
@@ -498,8 +498,8 @@ static void of_a_failure_and_a_success_in_one_batch_the_success_has_the_last_wor
     (void)state;
     pg_server_needed();
     static const enum journal_standing orders[2][2] = {
-        {JOURNAL_STANDING_EXHAUSTED, JOURNAL_STANDING_RECOVERED},
-        {JOURNAL_STANDING_RECOVERED, JOURNAL_STANDING_EXHAUSTED},
+        {JOURNAL_STANDING_EXHAUSTED, JOURNAL_STANDING_SUCCEEDED},
+        {JOURNAL_STANDING_SUCCEEDED, JOURNAL_STANDING_EXHAUSTED},
     };
     for (unsigned i = 0; i < 2; i++) {
         write_to(0, make_standing(2 * i, 1 + i, orders[i][0]));
@@ -535,7 +535,9 @@ static void an_ordinary_outcome_does_not_touch_the_webhook(void **state)
     pg_server_needed();
     sql("CREATE TABLE before AS SELECT id, xmin::text AS x FROM webhooks");
     for (unsigned i = 0; i < 50; i++) {
-        write_to((int)i % 2, make_standing(i, i % 5, JOURNAL_STANDING_KEEP));
+        write_to((int)i % 2,
+                 make_standing(i, i % 5,
+                               i % 2 == 0 ? JOURNAL_STANDING_KEEP : JOURNAL_STANDING_SUCCEEDED));
     }
     await_all();
     assert_int_equal(5, sql("SELECT count(*) FROM webhooks w JOIN before USING (id) WHERE"
@@ -563,7 +565,7 @@ static void one_batch_takes_every_kind_of_row(void **state)
     put_row(3, 5);
     struct item *drop = make_standing(3, 1, JOURNAL_STANDING_EXHAUSTED);
     drop->e.pending = JOURNAL_PENDING_DELETE;
-    (void)make_standing(4, 2, JOURNAL_STANDING_RECOVERED);
+    (void)make_standing(4, 2, JOURNAL_STANDING_SUCCEEDED);
     (void)make_standing(5, 3, JOURNAL_STANDING_GONE);
     for (size_t i = 0; i < world.n; i++) {
         write_to(0, &world.items[i]);

@@ -159,6 +159,8 @@ static void a_webhook_that_failed_for_too_long_is_disabled_with_one_mail(void **
         "UPDATE webhooks SET status = 'disabled', failing_since = now() - interval '9 days',"
         " disabled_at = now() - interval '4 days', disabled_reason = 'earlier' WHERE id::text LIKE"
         " '%5';"
+        "UPDATE webhooks SET status = 'failing', failing_since = now() - interval '9 days',"
+        " active = false WHERE id::text LIKE '%6';" /* paused: nothing was tried */
         "CREATE TABLE before AS SELECT id, version, xmin::text AS x FROM webhooks");
     const uint64_t before = counted("nrw_webhooks_disabled_total");
     all_chores(2);
