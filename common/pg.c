@@ -33,7 +33,9 @@
 #define UNITS_PER_TURN         32    /* replies delivered before the loop gets its turn  */
 #define NOTIFIES_PER_TURN      256
 #define COMPLAIN_EVERY_US      (30 * INT64_C(1000000))
-#define CHECK_SQL              "SELECT pg_catalog.current_setting('synchronous_commit')"
+#define CHECK_SQL                                                                                  \
+    "SELECT pg_catalog.current_setting('synchronous_commit'),"                                     \
+    " pg_catalog.current_setting('transaction_read_only')"
 
 enum pg_state { PG_WAITING, PG_CONNECTING, PG_CHECKING, PG_UP, PG_CLOSED };
 
@@ -367,6 +369,10 @@ static void on_checked(void *ctx, const struct pg_reply *reply)
         pg->broken = pg_fault(ERR_DB, "refused, because synchronous_commit is", value);
         return;
     }
+    if (strcmp(PQgetvalue(res, 0, 1), "off") != 0) {
+        pg->broken = pg_fault(ERR_DB, "refused", "the session is read-only, as on a standby");
+        return;
+    }
     (void)event_del(pg->timer);
     pg->backoff_ms = BACKOFF_MIN_MS;
     pg->tries = 0;
@@ -387,6 +393,14 @@ static void on_readable(struct pg *pg)
     }
     if (is_broken(pg)) {
         lose(pg, &pg->broken);
+    }
+}
+
+void pg_break(struct pg *pg, const struct err *why)
+{
+    if (pg->state == PG_UP && !is_broken(pg)) {
+        pg->broken = *why;
+        event_active(pg->io, EV_READ, 0);
     }
 }
 

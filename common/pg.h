@@ -62,8 +62,8 @@ bool pg_check_url(const char *url, struct err *err) MUST_CHECK;
  * a literal. Keepalives, tcp_user_timeout 10 s and
  * connect_timeout 5 s are set unless the URL says otherwise; a unit without an answer for stall_ms,
  * counted from when it is the oldest, closes the connection. url and name are copied. On every
- * connect synchronous_commit is checked to be on (R35); a server that says otherwise is refused
- * with a log line. */
+ * connect synchronous_commit is checked to be on (R35), and that the session may write: a server
+ * that says otherwise (a standby before its promotion, too) is refused with a log line. */
 struct pg *pg_new(struct event_base *base, const char *url, const char *name, int stall_ms,
                   const struct pg_handlers *handlers);
 bool pg_is_up(const struct pg *pg);
@@ -74,6 +74,10 @@ size_t pg_outstanding(const struct pg *pg); /* units submitted and not answered 
  * exactly once, later, never from inside this call. */
 bool pg_submit(struct pg *pg, const struct pg_stmt *stmts, int n, pg_reply_fn *reply,
                void *ctx) MUST_CHECK;
+
+/* Gives the connection up as if it had been lost, after this turn: what its session needs was
+ * refused. Not up from now on; nothing when it was not. Safe inside callbacks. why: copied. */
+void pg_break(struct pg *pg, const struct err *why);
 
 /* Closes at once; outstanding units get their callback with failed = -1; handlers.down is not
  * called. Not from inside a callback of this connection. */

@@ -505,6 +505,7 @@ static void listened(void *ctx, const struct pg_reply *reply)
     CHECK_MAGIC(s, SUBSCRIPTIONS_MAGIC);
     if (!reply->ok) {
         log_error("subscriptions.listen_failed", F_ERR(reply->err));
+        pg_break(s->pg, reply->err); /* the next connection asks again */
         return;
     }
     for (struct tenant *t = s->newest; t != NULL; t = t->older) {

@@ -552,6 +552,48 @@ static void test_asynchronous_commit_is_refused_until_it_is_repaired(void **stat
     world_free(w);
 }
 
+/* A failover can lead to a standby a moment before its promotion. */
+static void test_a_read_only_session_is_refused_until_it_may_write(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    pg_server_sql("CREATE ROLE reader LOGIN");
+    pg_server_sql("ALTER ROLE reader SET default_transaction_read_only = on");
+    char url[160];
+    pg_server_url(url, sizeof(url), "reader");
+    struct world *w = world_new(url, 1000);
+    int64_t end = clock_mono_us() + 700000;
+    AWAIT(w, clock_mono_us() > end);
+    assert_int_equal(0, w->ups);
+    assert_false(pg_is_up(w->pg));
+    pg_server_sql("ALTER ROLE reader SET default_transaction_read_only = off");
+    AWAIT(w, w->ups == 1);
+    assert_int_equal(0, w->downs);
+    world_free(w);
+}
+
+static void test_a_connection_that_is_given_up_comes_again(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    char url[160];
+    pg_server_url(url, sizeof(url), "postgres");
+    struct world *w = world_new(url, 1000);
+    const struct err why = {.code = ERR_DB, .text = "LISTEN was refused"};
+    pg_break(w->pg, &why); /* not up yet: nothing */
+    AWAIT(w, w->ups == 1);
+    assert_true(submit(w, &w->r[0], &STMT("SELECT 1"), 1));
+    pg_break(w->pg, &why);
+    assert_true(w->downs == 0 && w->r[0].calls == 0); /* not from inside the call */
+    assert_false(submit(w, &w->r[1], &STMT("SELECT 1"), 1));
+    AWAIT(w, w->downs == 1);
+    assert_int_equal(1, w->r[0].calls);
+    AWAIT(w, w->ups == 2);
+    assert_true(submit(w, &w->r[2], &STMT("SELECT 1"), 1));
+    AWAIT(w, w->r[2].calls == 1 && w->r[2].ok);
+    world_free(w);
+}
+
 static void test_a_server_that_starts_later_is_found(void **state)
 {
     (void)state;
@@ -757,6 +799,8 @@ int main(void)
         cmocka_unit_test(test_a_stalled_server_is_given_up_after_stall_ms),
         cmocka_unit_test(test_idle_and_slow_but_moving_is_not_stalled),
         cmocka_unit_test(test_asynchronous_commit_is_refused_until_it_is_repaired),
+        cmocka_unit_test(test_a_read_only_session_is_refused_until_it_may_write),
+        cmocka_unit_test(test_a_connection_that_is_given_up_comes_again),
         cmocka_unit_test(test_a_server_that_starts_later_is_found),
         cmocka_unit_test(test_a_refused_connect_is_repeated_with_growing_pauses),
         cmocka_unit_test(test_a_server_that_accepts_and_says_nothing_is_given_up),
