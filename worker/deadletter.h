@@ -1,6 +1,6 @@
 /* The dead-letter topic: messages that are not events, bytes intact, with headers that say why and
- * whence. Delivered = Kafka's delivery report (acks=all, idempotent). A failed one is tried again
- * for ever; its event stays open, so the offset waits (R13). */
+ * whence. Delivered = Kafka's delivery report (acks=all). A failed one is tried again for ever, and
+ * may then be there twice; its event stays open, so the offset waits (R13). */
 #ifndef NRW_DEADLETTER_H
 #define NRW_DEADLETTER_H
 

@@ -43,9 +43,12 @@ static const struct property producer_defaults[] = {
     {"message.timeout.ms", "30000"},           {"linger.ms", "5"},
     {"reconnect.backoff.max.ms", "2000"},      {"compression.type", "none"},
 };
+/* Not idempotent: a missing right or a gap in its sequence would be fatal to the producer, and a
+ * letter is tried again for ever. One that is there twice does no harm: a redriven event keeps its
+ * id. */
 static const struct property producer_fixed[] = {
     {"acks", "all"},
-    {"enable.idempotence", "true"},
+    {"enable.idempotence", "false"},
 };
 
 #define N(a) (sizeof(a) / sizeof(*(a)))

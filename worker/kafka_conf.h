@@ -11,7 +11,7 @@
 /* Both return a conf that the caller gives to rd_kafka_new or destroys; NULL: err names the
  * property and value. Fixed for the consumer, and refused in the file when set otherwise (R1):
  * enable.auto.offset.store=false, enable.auto.commit=true, auto.offset.reset=earliest,
- * enable.partition.eof=false. Fixed for the producer: acks=all, enable.idempotence=true. */
+ * enable.partition.eof=false. Fixed for the producer: acks=all, enable.idempotence=false. */
 rd_kafka_conf_t *kafka_conf_consumer(const struct config *cfg, struct err *err) MUST_CHECK;
 rd_kafka_conf_t *kafka_conf_producer(const struct config *cfg, struct err *err) MUST_CHECK;
 

@@ -85,7 +85,7 @@ static void dead_letters_are_produced_once_and_to_all_replicas(void **state)
     rd_kafka_conf_t *conf = kafka_conf_producer(&settings, &err);
     assert_non_null(conf);
     expect(conf, "acks", "-1");
-    expect(conf, "enable.idempotence", "true");
+    expect(conf, "enable.idempotence", "false");
     expect(conf, "bootstrap.servers", "127.0.0.1:1");
     rd_kafka_conf_destroy(conf);
 }
