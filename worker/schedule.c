@@ -41,7 +41,7 @@ struct script_row {
 static const struct script_row rows[SCRIPT_N] = {
     [SCRIPT_CLAIM] = {"claim", script_claim, true, {INDEX}},
     [SCRIPT_ADD] = {"add", script_add, true, {INDEX}},
-    [SCRIPT_DONE] = {"done", script_done, true, {INDEX}},
+    [SCRIPT_DONE] = {"done", script_done, true, {REDIS_KEY_LEASED, REDIS_KEY_EPOCH}},
     [SCRIPT_GIVE_BACK] = {"give_back", script_give_back, true, {INDEX}},
     [SCRIPT_REAP] = {"reap", script_reap, true, {INDEX, REDIS_KEY_PULSE}},
     [SCRIPT_REBUILD_BEGIN] = {"rebuild_begin", script_rebuild_begin, true, {REDIS_KEY_EPOCH, REDIS_KEY_REBUILD}},

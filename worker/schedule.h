@@ -46,7 +46,7 @@ void schedule_want(struct schedule *s, size_t n);
 /* A pending row was committed: due in delay_ms from now, by Redis' clock. Batched into one command
  * a turn. Redis down: forgotten, because the reconcile finds the row. */
 void schedule_add(struct schedule *s, const struct uuid *id, int64_t delay_ms);
-/* The delivery has ended: out of both sets. */
+/* The delivery has ended: its lease is over. An appointment that somebody made meanwhile stays. */
 void schedule_done(struct schedule *s, const struct uuid *id);
 /* Claimed but not started: give it back, due in delay_ms. */
 void schedule_give_back(struct schedule *s, const struct uuid *id, int64_t delay_ms);

@@ -1,4 +1,5 @@
--- Rows of PostgreSQL that should be in the index: adds those that are in neither set.
+-- Rows of PostgreSQL that should be in the index: adds those that are in neither set, and moves forward those that are due earlier than
+-- the index says (somebody asked for a delivery that waited, and the hint was lost). One that is claimed too early costs a look.
 --   KEYS  due, leased, lock
 --   ARGV  token of a rebuild or "" (reconcile), lock in ms, then pairs: id, delay in ms (0 ... 500 pairs)
 -- A rebuild must still hold the lock, and keeps it by this: a lock that is gone means that Redis was wiped again, with the
@@ -25,4 +26,4 @@ end
 if #scores == 0 then
     return {0}
 end
-return {redis.call('ZADD', due, 'NX', unpack(scores))}
+return {redis.call('ZADD', due, 'LT', unpack(scores))}

@@ -456,7 +456,7 @@ static void test_a_lease_of_a_dead_worker_expires_and_another_one_gets_it(void *
     world_free(w);
 }
 
-static void test_done_leaves_nothing_and_an_early_add_moves_the_lease(void **state)
+static void test_done_ends_the_lease_and_an_early_add_moves_it(void **state)
 {
     (void)state;
     struct world *w = world_up(1, usual);
@@ -481,7 +481,9 @@ static void test_done_leaves_nothing_and_an_early_add_moves_the_lease(void **sta
     schedule_done(w->worker[0].s, &id[2]);
     schedule_done(w->worker[0].s, &id[3]);
     schedule_done(w->worker[0].s, &id[3]);
-    AWAIT(w, REDIS_SERVER_DO("EXISTS {nrw}:due {nrw}:leased") == 0);
+    AWAIT(w, REDIS_SERVER_DO("EXISTS {nrw}:leased") == 0);
+    assert_int_equal(2,
+                     REDIS_SERVER_DO("ZCARD {nrw}:due")); /* who asked for them again, gets them */
     world_free(w);
 }
 
@@ -655,6 +657,25 @@ static void test_overdue_rows_that_redis_forgot_are_found(void **state)
     world_free(w);
 }
 
+/* A redelivery of what waits for its fifth attempt, whose hint was lost. */
+static void test_a_row_that_became_due_earlier_than_redis_knows_is_found(void **state)
+{
+    (void)state;
+    struct world *w =
+        world_up(1, (struct schedule_config){.lease_ms = LEASE_MS, .reconcile_ms = 1000});
+    insert_rows(0, 2, 3600000, 0);
+    add(w, 0, 0, 3600000);
+    add(w, 0, 1, 3600000);
+    AWAIT(w, REDIS_SERVER_DO("ZCARD {nrw}:due") == 2);
+    (void)pg_server_sql("UPDATE pending_deliveries SET next_attempt_at = now() WHERE delivery_id = "
+                        "'00000000-0000-4000-8000-000000000000'");
+    want(w, 0, 2);
+    AWAIT(w, w->times[0] == 1);
+    PASS_MS(w, 1500);
+    assert_int_equal(0, w->times[1]);
+    world_free(w);
+}
+
 static void test_forgotten_scripts_are_sent_again(void **state)
 {
     (void)state;
@@ -679,7 +700,7 @@ static void live_through_a_refusal(const char *begin, const char *end)
     struct world *w = world_up(2, usual);
     unsigned long long errors = total("nrw_schedule_errors_total");
     want(w, 1, 100);
-    insert_rows(0, 50, 0, 0);
+    insert_rows(0, 50, 3600000, 0);
     for (size_t i = 0; i < 50; i++) {
         add(w, 0, i, 3600000);
     }
@@ -882,7 +903,7 @@ int main(void)
         TEST(test_a_lost_hint_costs_a_second_at_most),
         TEST(test_a_hint_of_a_stranger_does_no_harm),
         TEST(test_a_lease_of_a_dead_worker_expires_and_another_one_gets_it),
-        TEST(test_done_leaves_nothing_and_an_early_add_moves_the_lease),
+        TEST(test_done_ends_the_lease_and_an_early_add_moves_it),
         TEST(test_what_is_given_back_comes_again_after_its_delay),
         TEST(test_a_wiped_redis_is_rebuilt_and_nothing_is_lost),
         TEST(test_a_killed_redis_is_rebuilt_and_nothing_is_lost),
@@ -891,6 +912,7 @@ int main(void)
         TEST(test_a_wipe_during_a_rebuild_starts_it_anew),
         TEST(test_what_a_worker_holds_in_postgresql_comes_after_its_lease_there),
         TEST(test_overdue_rows_that_redis_forgot_are_found),
+        TEST(test_a_row_that_became_due_earlier_than_redis_knows_is_found),
         TEST(test_forgotten_scripts_are_sent_again),
         TEST(test_a_read_only_redis_is_down_until_it_takes_writes),
         TEST(test_a_full_redis_is_down_until_it_takes_writes),
