@@ -71,6 +71,7 @@ static struct journal_entry blank_entry(const struct delivery *d)
     return (struct journal_entry){.ev = d->ev,
                                   .delivery_id = d->id,
                                   .webhook_id = d->wh->id,
+                                  .url = d->wh->url,
                                   .attempt = d->attempt,
                                   .lease_us = d->ev->is_retry ? d->ev->retry.lease_us : 0};
 }

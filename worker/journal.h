@@ -76,6 +76,7 @@ struct journal_entry {
 
     /* webhooks row and outbox */
     enum journal_standing standing;
+    const char *url; /* EXHAUSTED, GONE: while the webhook has this one */
 
     bool bare; /* the journal's: written without the outsider's bytes */
 };

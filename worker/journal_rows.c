@@ -43,6 +43,22 @@ enum kind {
     " SELECT unnest($1), unnest($2), unnest($3), unnest($4), unnest($5), unnest($6), unnest($7), unnest($8), unnest($9)," \
     " unnest($10), unnest($11), unnest($12), now() + unnest($13) * interval '1 microsecond', unnest($14), unnest($15)"
 #define UNLESS_THERE " ON CONFLICT DO NOTHING"
+#define PUT_SQL(where) \
+    "INSERT INTO pending_deliveries AS p (delivery_id, received_at, event_id, webhook_id, tenant_id, event_type," \
+    " next_attempt, next_attempt_at, reason)" \
+    " SELECT r.id, r.received_at, r.event_id, r.webhook_id, r.tenant_id, r.event_type, r.attempt," \
+    " now() + r.delay_us * interval '1 microsecond', r.reason" \
+    " FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) AS r (id, received_at, event_id, webhook_id, tenant_id, event_type," \
+    " attempt, delay_us, reason)" where \
+    " ON CONFLICT (delivery_id) DO UPDATE SET next_attempt = EXCLUDED.next_attempt," \
+    " next_attempt_at = EXCLUDED.next_attempt_at, reason = EXCLUDED.reason, leased_until = NULL, updated_at = now()" \
+    " WHERE p.next_attempt < EXCLUDED.next_attempt"
+/* Another worker may have made the attempt, and ended the delivery, since the row was written first. */
+#define UNLESS_MADE \
+    " WHERE NOT EXISTS (SELECT FROM attempts a WHERE a.received_at = r.received_at AND a.delivery_id = r.id" \
+    " AND a.attempt >= r.attempt)"
+/* An answer of the URL that the webhook had before says nothing of the one that it has. */
+#define OF_THIS_URL(places) "(id, url) IN (SELECT * FROM unnest(" places "))"
 
 static const struct {
     const char *sql;
@@ -58,15 +74,7 @@ static const struct {
     15, {PGARRAY_TIME, PGARRAY_UUID, PGARRAY_INT2, PGARRAY_UUID, PGARRAY_UUID, PGARRAY_UUID, PGARRAY_TEXT, PGARRAY_TIME,
          PGARRAY_INT4, PGARRAY_TEXT, PGARRAY_INT2, PGARRAY_TEXT, PGARRAY_INT8, PGARRAY_BYTEA, PGARRAY_BYTEA}},
 [PUT] = {
-    "INSERT INTO pending_deliveries AS p (delivery_id, received_at, event_id, webhook_id, tenant_id, event_type,"
-    " next_attempt, next_attempt_at, reason)"
-    " SELECT r.id, r.received_at, r.event_id, r.webhook_id, r.tenant_id, r.event_type, r.attempt,"
-    " now() + r.delay_us * interval '1 microsecond', r.reason"
-    " FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) AS r (id, received_at, event_id, webhook_id, tenant_id, event_type,"
-    " attempt, delay_us, reason)"
-    " ON CONFLICT (delivery_id) DO UPDATE SET next_attempt = EXCLUDED.next_attempt,"
-    " next_attempt_at = EXCLUDED.next_attempt_at, reason = EXCLUDED.reason, leased_until = NULL, updated_at = now()"
-    " WHERE p.next_attempt < EXCLUDED.next_attempt", NULL,
+    PUT_SQL(""), PUT_SQL(UNLESS_MADE),
     9, {PGARRAY_UUID, PGARRAY_TIME, PGARRAY_UUID, PGARRAY_UUID, PGARRAY_UUID, PGARRAY_TEXT, PGARRAY_INT2, PGARRAY_INT8,
         PGARRAY_TEXT}},
 [MOVE] = {
@@ -86,11 +94,13 @@ static const struct {
     4, {PGARRAY_UUID, PGARRAY_INT2, PGARRAY_TIME, PGARRAY_TEXT}},
 [EXHAUSTED] = {
     "WITH turned AS (UPDATE webhooks SET status = 'failing', failing_since = now()"
-    " WHERE id = ANY($1) AND status = 'active' AND deleted_at IS NULL RETURNING id, tenant_id, failing_since)"
+    " WHERE " OF_THIS_URL("$1, $2") " AND status = 'active' AND deleted_at IS NULL"
+    " RETURNING id, url, tenant_id, failing_since)"
     " INSERT INTO notifications (kind, tenant_id, webhook_id, transition_at, status_code, error)"
     " SELECT DISTINCT ON (t.id) 'webhook_failing', t.tenant_id, t.id, t.failing_since, r.status, r.error"
-    " FROM turned t JOIN unnest($1, $2, $3) AS r (id, status, error) ON r.id = t.id ON CONFLICT DO NOTHING", NULL,
-    3, {PGARRAY_UUID, PGARRAY_INT2, PGARRAY_TEXT}},
+    " FROM turned t JOIN unnest($1, $2, $3, $4) AS r (id, url, status, error) ON r.id = t.id AND r.url = t.url"
+    " ON CONFLICT DO NOTHING", NULL,
+    4, {PGARRAY_UUID, PGARRAY_TEXT, PGARRAY_INT2, PGARRAY_TEXT}},
 [SUCCEEDED] = { /* of every success: what its worker knew of the webhook may be older than the failure */
     "UPDATE webhooks SET status = 'active', failing_since = NULL, last_success_at = now()"
     " WHERE id = ANY($1) AND status = 'failing'", NULL,
@@ -102,10 +112,10 @@ static const struct {
 [GONE] = {
     "WITH turned AS (UPDATE webhooks SET status = 'disabled', disabled_at = now(),"
     " disabled_reason = 'the endpoint answered 410 Gone'"
-    " WHERE id = ANY($1) AND status <> 'disabled' AND deleted_at IS NULL RETURNING id, tenant_id, disabled_at, disabled_reason)"
+    " WHERE " OF_THIS_URL("$1, $2") " AND status <> 'disabled' AND deleted_at IS NULL RETURNING id, tenant_id, disabled_at, disabled_reason)"
     " INSERT INTO notifications (kind, tenant_id, webhook_id, transition_at, reason, status_code)"
     " SELECT 'webhook_disabled', tenant_id, id, disabled_at, disabled_reason, 410 FROM turned ON CONFLICT DO NOTHING", NULL,
-    1, {PGARRAY_UUID}},
+    2, {PGARRAY_UUID, PGARRAY_TEXT}},
 [PROGRESS] = { /* the highest offset with a journaled outcome bounds what the next owner looks up (suspects.h) */
     "INSERT INTO consumer_progress AS p (consumer_group, topic, partition, journaled_offset)"
     " SELECT * FROM unnest($1, $2, $3, $4)"
@@ -284,8 +294,9 @@ static void add_standing(struct journal_rows *r, const struct journal_entry *e)
         return;
     case JOURNAL_STANDING_EXHAUSTED:
         pgarray_add_uuid(&r->columns[EXHAUSTED][0], &e->webhook_id);
-        add_status(&r->columns[EXHAUSTED][1], e);
-        add_error(&r->columns[EXHAUSTED][2], e);
+        add_text(&r->columns[EXHAUSTED][1], e->url);
+        add_status(&r->columns[EXHAUSTED][2], e);
+        add_error(&r->columns[EXHAUSTED][3], e);
         return;
     case JOURNAL_STANDING_SUCCEEDED_NOTED:
         pgarray_add_uuid(&r->columns[NOTED][0], &e->webhook_id);
@@ -296,6 +307,7 @@ static void add_standing(struct journal_rows *r, const struct journal_entry *e)
         return;
     case JOURNAL_STANDING_GONE:
         pgarray_add_uuid(&r->columns[GONE][0], &e->webhook_id);
+        add_text(&r->columns[GONE][1], e->url);
         return;
     }
 }

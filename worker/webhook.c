@@ -46,6 +46,7 @@ struct webhook *webhook_new(const struct webhook_row *row, bool allow_http,
     wh->id = row->id;
     wh->tenant_id = row->tenant_id;
     wh->version = row->version;
+    wh->url = mem_dupn(row->url, row->url_len);
     wh->failing = row->failing;
     wh->inactive = row->inactive;
     wh->mask = event_patterns_mask(row->events, row->events_len);
@@ -83,6 +84,7 @@ void webhook_unref(struct webhook *wh)
     if (--wh->refs > 0) {
         return;
     }
+    free(wh->url);
     endpoint_done(&wh->endpoint);
     signer_free(wh->signer);
     wh->signer = NULL;

@@ -30,6 +30,7 @@ struct webhook {
     struct uuid tenant_id;
     int64_t version;
     uint32_t mask; /* of event_types.h */
+    char *url;     /* as the row has it; where requests go is `endpoint` */
     bool failing;
     bool inactive; /* paused or disabled: nothing is sent but tests */
     /* When last_success_at was written last: the one member that changes. */

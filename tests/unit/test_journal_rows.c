@@ -136,6 +136,7 @@ static struct item *make_standing(unsigned n, unsigned webhook, enum journal_sta
 {
     struct item *item = make_item(n, webhook, 5);
     item->e.standing = standing;
+    item->e.url = "https://a.example/";
     switch (standing) {
     case JOURNAL_STANDING_EXHAUSTED:
         item->e.outcome = "exhausted";
@@ -217,6 +218,36 @@ static void put_all_pairs(enum journal_pending pending)
         write_to((int)i % 2, &world.items[i]);
     }
     await_all();
+}
+
+static struct item *make_put(unsigned n, unsigned next, const char *reason)
+{
+    struct item *item = make_item(n, 1, 1);
+    item->e.outcome = strcmp(reason, "spill") == 0 ? NULL : "failed";
+    item->e.pending = JOURNAL_PENDING_PUT;
+    item->e.pending_reason = reason;
+    item->e.pending_attempt = next;
+    return item;
+}
+
+/* A batch whose answer was lost is written again, and another worker was faster meanwhile. */
+static void what_another_worker_has_delivered_since_is_not_put_again(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    static const unsigned made[][2] = {{1, 1}, {1, 2}, {2, 1}};
+    for (size_t i = 0; i < COUNT(made); i++) {
+        write_to(0, make_item(made[i][0], 1, made[i][1]));
+    }
+    await_all();
+    write_to(0, make_put(1, 2, "retry"));
+    write_to(0, make_put(2, 1, "spill"));
+    write_to(0, make_put(3, 2, "retry")); /* nobody has */
+    write_to(0, make_put(4, 1, "spill"));
+    await_all();
+    sql_is("1 2", "SELECT string_agg(next_attempt::text, ' ' ORDER BY next_attempt) FROM"
+                  " pending_deliveries");
+    assert_int_equal(4, sql("SELECT count(*) FROM attempts"));
 }
 
 static void a_row_moves_only_from_the_attempt_that_was_made(void **state)
@@ -493,6 +524,28 @@ static void gone_disables_once_and_says_why(void **state)
     sql_is("disabled", "SELECT status FROM webhooks WHERE id::text LIKE '%1'");
 }
 
+static void what_the_former_url_answered_says_nothing_of_the_new_one(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    make_standing(0, 1, JOURNAL_STANDING_GONE)->e.url = "https://former.example/";
+    make_standing(1, 2, JOURNAL_STANDING_EXHAUSTED)->e.url = "https://former.example/";
+    (void)make_standing(2, 3, JOURNAL_STANDING_GONE);
+    (void)make_standing(3, 4, JOURNAL_STANDING_EXHAUSTED);
+    make_standing(4, 4, JOURNAL_STANDING_EXHAUSTED)->e.url = "https://former.example/";
+    world.items[4].e.error = "the former one";
+    for (size_t i = 0; i < world.n; i++) {
+        write_to(0, &world.items[i]);
+    }
+    await_all();
+    assert_int_equal(5, sql("SELECT count(*) FROM attempts"));
+    sql_is("active active active disabled failing",
+           "SELECT string_agg(status, ' ' ORDER BY id) FROM webhooks");
+    sql_is("the endpoint answered 500",
+           "SELECT error FROM notifications WHERE kind = 'webhook_failing'");
+    assert_int_equal(2, sql("SELECT count(*) FROM notifications"));
+}
+
 static void of_a_failure_and_a_success_in_one_batch_the_success_has_the_last_word(void **state)
 {
     (void)state;
@@ -588,6 +641,7 @@ int main(void)
 {
 #define ROWS_TEST(f) cmocka_unit_test_setup_teardown(f, begin, end)
     const struct CMUnitTest tests[] = {
+        ROWS_TEST(what_another_worker_has_delivered_since_is_not_put_again),
         ROWS_TEST(a_row_moves_only_from_the_attempt_that_was_made),
         ROWS_TEST(a_row_is_deleted_only_at_the_attempt_that_was_made),
         ROWS_TEST(what_a_replay_made_counts_for_its_job_once_when_it_ends),
@@ -602,6 +656,7 @@ int main(void)
         ROWS_TEST(a_success_is_noted_and_no_cache_is_told),
         ROWS_TEST(each_time_it_begins_to_fail_there_is_one_mail),
         ROWS_TEST(gone_disables_once_and_says_why),
+        ROWS_TEST(what_the_former_url_answered_says_nothing_of_the_new_one),
         ROWS_TEST(of_a_failure_and_a_success_in_one_batch_the_success_has_the_last_word),
         ROWS_TEST(what_the_endpoint_said_cannot_keep_the_mail_from_being_written),
         ROWS_TEST(an_ordinary_outcome_does_not_touch_the_webhook),
