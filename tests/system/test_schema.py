@@ -363,6 +363,19 @@ def test_retention_empties_the_default_partition_in_bounded_batches(db):
     assert value(db, "select count(*) from attempts where delivery_id = %s", [old]) == 0
 
 
+def test_retention_leaves_the_payload_of_what_is_still_to_be_sent(db):
+    """A producer's dead clock: the event is older than the retention from the start."""
+    old = dt.datetime(2019, 1, 1, tzinfo=UTC)
+    waiting, ended = insert_event(db, old), insert_event(db, old)
+    db.execute("insert into pending_deliveries (delivery_id, received_at, event_id, webhook_id, tenant_id, event_type, next_attempt, "
+               "next_attempt_at, reason) select gen_random_uuid(), received_at, id, gen_random_uuid(), tenant_id, event_type, 2, now(), 'retry' "
+               "from events where id = %s", [waiting])
+    assert db.execute("select relation, rows from nrw_drop_expired_partitions(30)").fetchall() == [("events_default", 1)]
+    assert db.execute("select id from events where id = any(%s)", [[waiting, ended]]).fetchall() == [(waiting,)]
+    db.execute("delete from pending_deliveries")
+    assert db.execute("select relation, rows from nrw_drop_expired_partitions(30)").fetchall() == [("events_default", 1)]
+
+
 def test_retention_gives_way_to_a_long_reader_and_comes_back(url, db):
     make_past_partition(db, 40)
     with psycopg.connect(url) as reader:
@@ -413,13 +426,14 @@ def test_the_default_partition_is_cleaned_by_time(db):
 
 def test_a_migration_of_a_database_that_holds_events_keeps_them(server, empty, tmp_path):
     schema = copy_of_schema(tmp_path)
-    before = schema / "postgres" / "0004_replays.sql"
-    later = before.read_text()
-    before.unlink()
+    later = {path: path.read_text() for path in (schema / "postgres").glob("*.sql") if path.name >= "0004"}
+    for path in later:
+        path.unlink()
     assert apply(empty, schema=schema).returncode == 0
     with psycopg.connect(empty, autocommit=True) as db:
         kept = [insert_event(db, at) for at in (dt.datetime.now(UTC), dt.datetime(2019, 1, 1, tzinfo=UTC), dt.datetime.now(UTC) + dt.timedelta(days=3))]
-        before.write_text(later)
+        for path, text in later.items():
+            path.write_text(text)
         done = apply(empty, schema=schema)
         assert done.returncode == 0, done.stderr
         assert {row[0] for row in db.execute("select id from events")} == set(kept)
