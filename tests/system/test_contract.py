@@ -442,7 +442,7 @@ def seconds_until_effective(change, expected, sink, tenant, producer, worker):
 
 
 def test_change_of_a_webhook_is_effective_within_a_second(sink, tenant, producer, start_worker):
-    worker = start_worker(subscriptions_poll="10m")
+    worker = start_worker(subscriptions_poll="5m")
     tenant.webhook(sink.url("/always"))
     hook = tenant.webhook(sink.url("/first"))
     more = []

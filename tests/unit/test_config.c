@@ -135,6 +135,15 @@ static void test_no_retry_can_be_a_minute_late(void **state)
     unload(&l);
 }
 
+static void test_a_change_whose_notification_was_lost_holds_within_30_s(void **state)
+{
+    (void)state;
+    struct loaded l;
+    LOAD(&l, REQUIRED);
+    assert_true(l.ok && l.cfg.subscriptions_poll + 5000 <= 30000); /* and the load */
+    unload(&l);
+}
+
 static void test_good_values_are_taken_exactly(void **state)
 {
     (void)state;
@@ -371,6 +380,7 @@ int main(void)
         cmocka_unit_test(test_defaults_are_used_where_nothing_is_given),
         cmocka_unit_test(test_each_program_requires_only_what_it_uses),
         cmocka_unit_test(test_no_retry_can_be_a_minute_late),
+        cmocka_unit_test(test_a_change_whose_notification_was_lost_holds_within_30_s),
         cmocka_unit_test(test_good_values_are_taken_exactly),
         cmocka_unit_test(test_bad_values_are_told_with_what_would_be_right),
         cmocka_unit_test(test_all_problems_come_at_once),
