@@ -7,11 +7,22 @@ from support.produce import Producer
 from support.sink import Sink
 from support.stack import Stack
 from support.tenant import Tenant
+from support.wait import Late
 from support.worker import Worker
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than ten seconds; runs by default, but not with the sanitizers")
+
+
+# Exit status of a session in which nothing but time went wrong.
+ALL_LATE = 75
+_WRONG = pytest.StashKey[bool]()
+
+
+def pytest_sessionfinish(session, exitstatus):
+    if exitstatus == pytest.ExitCode.TESTS_FAILED and not session.stash.get(_WRONG, False):
+        session.exitstatus = ALL_LATE
 
 
 @pytest.fixture(scope="session")
@@ -140,5 +151,7 @@ def pytest_runtest_makereport(item, call):
     """A failure shows the end of each program's log."""
     report = (yield).get_result()
     if report.failed:
+        if not (call.excinfo is not None and call.excinfo.errisinstance(Late)):
+            item.session.stash[_WRONG] = True
         for program in getattr(item, "nrw_programs", []):
             report.sections.append((program.log_path.name, program.tail(12)))

@@ -9,6 +9,10 @@ POLL_S = 0.05
 PATIENCE = 10 if WRAPPER else 1
 
 
+class Late(AssertionError):
+    """Too late, or too slow: what a machine that is busy with something else can cause. tests/run makes such a test once more."""
+
+
 def await_condition(fn, timeout, what):
     """Polls fn() until it is true and returns its value; at the deadline fails with the last value. what: text, or a callable that
     makes it."""
@@ -18,5 +22,5 @@ def await_condition(fn, timeout, what):
         if value:
             return value
         if time.monotonic() >= deadline:
-            raise AssertionError(f"not within {timeout * PATIENCE} s: {what() if callable(what) else what} (last value: {value!r})")
+            raise Late(f"not within {timeout * PATIENCE} s: {what() if callable(what) else what} (last value: {value!r})")
         time.sleep(POLL_S)
