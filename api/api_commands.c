@@ -4,14 +4,11 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "buf.h"
-#include "config.h"
-#include "healthcheck.h"
 #include "keys.h"
 #include "problem.h"
 #include "secrets.h"
+#include "shell.h"
 
 static const char usage[] =
     "Usage: netrecon-webhooks-api [COMMAND]\n"
@@ -29,31 +26,9 @@ static const char usage[] =
     "\n"
     "Exit codes: 0 stopped as asked, 1 could not start or go on, 2 bad configuration or use.\n";
 
-static bool load_config(struct config *cfg)
-{
-    struct buf problems;
-    buf_init(&problems, CONFIG_PROBLEMS_MAX);
-    const bool ok = config_load(cfg, CONFIG_API, environ, &problems);
-    if (!ok) {
-        (void)fputs(buf_cstr(&problems), stderr);
-    }
-    buf_done(&problems);
-    return ok;
-}
-
-static int print_config(void)
-{
-    struct config cfg;
-    const bool ok = load_config(&cfg);
-    if (ok) {
-        config_print(&cfg, stdout);
-    }
-    config_free(&cfg);
-    return ok ? 0 : 2;
-}
-
 bool api_commands_run(int argc, char *const *argv, int *ret_code)
 {
+    static const struct shell_program program = {CONFIG_API, "netrecon-webhooks-api", usage};
     *ret_code = 0;
     if (argc < 2) {
         return false;
@@ -62,21 +37,10 @@ bool api_commands_run(int argc, char *const *argv, int *ret_code)
         *ret_code = keys_command(argc - 1, argv + 1);
     } else if (strcmp(argv[1], "secrets") == 0) {
         *ret_code = secrets_command(argc - 1, argv + 1);
-    } else if (strcmp(argv[1], "health") == 0) {
-        *ret_code = healthcheck_command(CONFIG_API, argc - 1, argv + 1);
-    } else if (argc == 2 && strcmp(argv[1], "--version") == 0) {
-        (void)puts("netrecon-webhooks-api " NRW_VERSION);
-    } else if (argc == 2 && strcmp(argv[1], "--help") == 0) {
-        (void)fputs(usage, stdout);
-    } else if (argc == 2 && strcmp(argv[1], "--print-config") == 0) {
-        *ret_code = print_config();
-    } else if (argc == 2 && strcmp(argv[1], "--config-reference") == 0) {
-        config_print_reference(stdout);
     } else if (argc == 2 && strcmp(argv[1], "--problem-reference") == 0) {
         problem_print_reference(stdout);
     } else {
-        (void)fputs(usage, stderr);
-        *ret_code = 2;
+        *ret_code = shell_command(&program, argc, argv);
     }
     return true;
 }

@@ -3,10 +3,9 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "buf.h"
 #include "pg.h"
+#include "shell.h"
 
 /* A process has one command: its name stands in front of what is told. */
 static const char *command_name = "";
@@ -47,25 +46,26 @@ static PGconn *connect_to(const char *url)
     return NULL;
 }
 
+static int run(const struct config *cfg, int (*command)(PGconn *, const struct config *, void *),
+               void *ctx)
+{
+    struct err err = {0};
+    if (!pg_check_url(cfg->database_url, &err)) {
+        (void)fprintf(stderr, "NRW_DATABASE_URL: %s\n", err.text);
+        return 2;
+    }
+    PGconn *conn = connect_to(cfg->database_url);
+    const int code = conn == NULL ? 1 : command(conn, cfg, ctx);
+    PQfinish(conn);
+    return code;
+}
+
 int shell_pg_run(const char *name, int (*command)(PGconn *, const struct config *, void *),
                  void *ctx)
 {
     struct config cfg;
-    struct err err = {0};
-    struct buf problems;
-    buf_init(&problems, CONFIG_PROBLEMS_MAX);
-    int code = 2;
     command_name = name;
-    if (!config_load(&cfg, CONFIG_API, environ, &problems)) {
-        (void)fputs(buf_cstr(&problems), stderr);
-    } else if (!pg_check_url(cfg.database_url, &err)) {
-        (void)fprintf(stderr, "NRW_DATABASE_URL: %s\n", err.text);
-    } else {
-        PGconn *conn = connect_to(cfg.database_url);
-        code = conn == NULL ? 1 : command(conn, &cfg, ctx);
-        PQfinish(conn);
-    }
-    buf_done(&problems);
+    const int code = shell_config(&cfg, CONFIG_API) ? run(&cfg, command, ctx) : 2;
     config_free(&cfg);
     return code;
 }

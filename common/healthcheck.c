@@ -1,12 +1,10 @@
-/* One blocking request over libcurl's easy interface; main() calls it instead of the service. */
+/* One blocking request over libcurl's easy interface. shell.c calls it instead of the service. */
 #include "healthcheck.h"
 
 #include <curl/curl.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "buf.h"
 #include "check.h"
 
 #define TIMEOUT_MS 5000L
@@ -33,7 +31,7 @@ static void url_of(const char *listen, const char *path, char out[URL_SIZE])
     (void)snprintf(out, URL_SIZE, "http://%s%s%s", host, listen, path);
 }
 
-static int ask(const char *admin_listen, const char *path)
+int healthcheck_ask(const char *admin_listen, const char *path)
 {
     char url[URL_SIZE];
     long status = 0;
@@ -58,25 +56,4 @@ static int ask(const char *admin_listen, const char *path)
         (void)fprintf(stderr, "%s: %s\n", url, curl_easy_strerror(code));
     }
     return 1;
-}
-
-int healthcheck_command(enum config_program program, int argc, char *const *argv)
-{
-    const bool ready = argc == 2 && strcmp(argv[1], "ready") == 0;
-    if (argc > 1 && !ready) {
-        (void)fputs("Usage: health [ready]\n", stderr);
-        return 2;
-    }
-    struct config cfg;
-    struct buf problems;
-    int code = 2;
-    buf_init(&problems, CONFIG_PROBLEMS_MAX);
-    if (config_load(&cfg, program, environ, &problems)) {
-        code = ask(cfg.admin_listen, ready ? "/ready" : "/health");
-    } else {
-        (void)fputs(buf_cstr(&problems), stderr);
-    }
-    buf_done(&problems);
-    config_free(&cfg);
-    return code;
 }

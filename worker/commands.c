@@ -9,11 +9,10 @@
 
 #include "bounds.h"
 #include "buf.h"
-#include "config.h"
 #include "dlq.h"
-#include "healthcheck.h"
 #include "ids.h"
 #include "seal.h"
+#include "shell.h"
 
 static const char usage[] =
     "Usage: netrecon-webhooks-worker [COMMAND]\n"
@@ -34,29 +33,6 @@ static const char usage[] =
     "  health [ready]       ask the worker of NRW_ADMIN_LISTEN whether it lives (is ready)\n"
     "\n"
     "Exit codes: 0 stopped as asked, 1 could not start or go on, 2 bad configuration or use.\n";
-
-static bool load_config(struct config *cfg)
-{
-    struct buf problems;
-    buf_init(&problems, CONFIG_PROBLEMS_MAX);
-    const bool ok = config_load(cfg, CONFIG_WORKER, environ, &problems);
-    if (!ok) {
-        (void)fputs(buf_cstr(&problems), stderr);
-    }
-    buf_done(&problems);
-    return ok;
-}
-
-static int print_config(void)
-{
-    struct config cfg;
-    const bool ok = load_config(&cfg);
-    if (ok) {
-        config_print(&cfg, stdout);
-    }
-    config_free(&cfg);
-    return ok ? 0 : 2;
-}
 
 struct seal_options {
     struct uuid webhook;
@@ -135,7 +111,7 @@ static int run_seal(int argc, char *const *argv)
     char secret[LIMIT_SECRET + 2];
     size_t len = 0;
     int code = 2;
-    if (load_config(&cfg)) {
+    if (shell_config(&cfg, CONFIG_WORKER)) {
         if (!read_secret(secret, sizeof(secret), &len)) {
             (void)fprintf(stderr, "seal: the secret on stdin must have 1 to %d bytes\n",
                           LIMIT_SECRET);
@@ -150,6 +126,7 @@ static int run_seal(int argc, char *const *argv)
 
 bool commands_run(int argc, char *const *argv, int *ret_code)
 {
+    static const struct shell_program program = {CONFIG_WORKER, "netrecon-webhooks-worker", usage};
     *ret_code = 0;
     if (argc < 2) {
         return false;
@@ -158,19 +135,8 @@ bool commands_run(int argc, char *const *argv, int *ret_code)
         *ret_code = run_seal(argc, argv);
     } else if (strcmp(argv[1], "dlq") == 0) {
         *ret_code = dlq_command(argc - 1, argv + 1);
-    } else if (strcmp(argv[1], "health") == 0) {
-        *ret_code = healthcheck_command(CONFIG_WORKER, argc - 1, argv + 1);
-    } else if (argc == 2 && strcmp(argv[1], "--version") == 0) {
-        (void)puts("netrecon-webhooks-worker " NRW_VERSION);
-    } else if (argc == 2 && strcmp(argv[1], "--help") == 0) {
-        (void)fputs(usage, stdout);
-    } else if (argc == 2 && strcmp(argv[1], "--print-config") == 0) {
-        *ret_code = print_config();
-    } else if (argc == 2 && strcmp(argv[1], "--config-reference") == 0) {
-        config_print_reference(stdout);
     } else {
-        (void)fputs(usage, stderr);
-        *ret_code = 2;
+        *ret_code = shell_command(&program, argc, argv);
     }
     return true;
 }

@@ -16,6 +16,7 @@
 #include "err.h"
 #include "kafka_conf.h"
 #include "mem.h"
+#include "shell.h"
 
 #define KAFKA_MS     10000             /* for an answer of the brokers         */
 #define SILENCE_US   INT64_C(15000000) /* no letter and no end for so long: give up */
@@ -375,13 +376,10 @@ int dlq_command(int argc, char *const *argv)
 {
     struct selection *sel = mem_zero(1, sizeof(*sel));
     struct job j = {.sel = sel};
-    struct buf problems;
-    buf_init(&problems, CONFIG_PROBLEMS_MAX);
     int code = 2;
     if (!parse(argc, argv, sel)) {
         (void)fputs(usage, stderr);
-    } else if (!config_load(&j.cfg, CONFIG_WORKER, environ, &problems)) {
-        (void)fputs(buf_cstr(&problems), stderr);
+    } else if (!shell_config(&j.cfg, CONFIG_WORKER)) {
         config_free(&j.cfg);
     } else {
         j.ends = rd_kafka_topic_partition_list_new(1);
@@ -397,7 +395,6 @@ int dlq_command(int argc, char *const *argv)
         rd_kafka_topic_partition_list_destroy(j.ends);
         config_free(&j.cfg);
     }
-    buf_done(&problems);
     free(sel);
     return code;
 }

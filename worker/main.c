@@ -4,10 +4,9 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "buf.h"
 #include "commands.h"
-#include "config.h"
 #include "log.h"
+#include "shell.h"
 #include "worker.h"
 
 int main(int argc, char **argv)
@@ -17,15 +16,10 @@ int main(int argc, char **argv)
         return code;
     }
     struct config cfg;
-    struct buf problems;
-    buf_init(&problems, CONFIG_PROBLEMS_MAX);
-    if (!config_load(&cfg, CONFIG_WORKER, environ, &problems)) {
-        (void)fputs(buf_cstr(&problems), stderr);
-        buf_done(&problems);
+    if (!shell_config(&cfg, CONFIG_WORKER)) {
         config_free(&cfg);
         return 2;
     }
-    buf_done(&problems);
     log_init(cfg.log_level, STDOUT_FILENO);
     if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK) {
         (void)fputs("libcurl does not initialise\n", stderr);
