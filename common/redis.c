@@ -1,25 +1,20 @@
 /* One Redis connection: connects, logs in, pipelines commands, hands back replies, gives up on a
- * stalled server and connects again. hiredis connects, buffers and reads the protocol; its async
- * layer is not used: it has no timeouts, frees itself in callbacks, and needs glue anyway. Knows no
- * key; keeps no command for a second try, except a script that the server's cache has lost.
- * hiredis resolves a host NAME with a blocking getaddrinfo() when it connects: give an address or a
- * socket, or a name that /etc/hosts or a local cache answers. A server that turned into a read-only
- * replica is left, because the name may lead to its master by now. Called by worker/schedule.
+ * stalled server and connects again. hiredis connects, buffers and reads the protocol
+ * (redis_link.c); its async layer is not used: it has no timeouts, frees itself in callbacks, and
+ * needs glue anyway. Knows no key; keeps no command for a second try, except a script that the
+ * server's cache has lost. A server that turned into a read-only replica is left, because the name
+ * may lead to its master by now. Called by worker/schedule and api/hints.
  *
- *   WAITING --timer--> CONNECTING --writable--> GREETING --PONG--> UP
+ *   WAITING --timer--> CONNECTING --TCP, TLS--> GREETING --PONG--> UP
  *      ^------------------- any failure, lose() ---------------------| */
 #include "redis.h"
 
-#include <errno.h>
 #include <event2/util.h>
-#include <fcntl.h>
-#include <hiredis/hiredis.h>
 #include <openssl/crypto.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "buf.h"
 #include "check.h"
@@ -28,6 +23,7 @@
 #include "mem.h"
 #include "metrics.h"
 #include "redis_format.h"
+#include "redis_link.h"
 #include "redis_url.h"
 
 #define REDIS_MAGIC        0x72656469u
@@ -65,7 +61,7 @@ struct redis {
     struct redis_url url;
     int64_t stall_us;
 
-    redisContext *conn;
+    struct redis_link link;
     struct event *read;
     struct event *write; /* only while something is to be sent */
     struct event *timer; /* WAITING: next try; CONNECTING, GREETING: deadline; UP: stall */
@@ -90,6 +86,7 @@ struct redis {
 static void lose(struct redis *r, const struct err *why);
 static void on_read(evutil_socket_t fd, short what, void *ctx);
 static void on_write(evutil_socket_t fd, short what, void *ctx);
+static void go_on_connecting(struct redis *r);
 
 static struct redis *redis_of(void *ctx)
 {
@@ -104,15 +101,6 @@ static void set_state(struct redis *r, enum redis_state state)
     log_debug("redis.state", F_STR("name", r->name), F_STR("from", names[r->state]),
               F_STR("to", names[state]));
     r->state = state;
-}
-
-static struct err fault(enum err_code code, const char *what, const char *text)
-{
-    struct err err = {.code = ERR_NONE};
-    (void)err_set(&err, code, "Redis: %s%s%s", what, *text == '\0' ? "" : ": ", text);
-    err.retriable = true; /* whatever it is: time or an operator repairs it */
-    err.ours = true;
-    return err;
 }
 
 static void arm_timer(struct redis *r, int64_t us)
@@ -136,7 +124,7 @@ static void send_formatted(struct redis *r, const char *cmd, struct slot slot)
             arm_timer(r, r->stall_us);
         }
     }
-    CHECK(redisAppendFormattedCommand(r->conn, cmd, slot.len) == REDIS_OK); /* else: no memory */
+    CHECK(redisAppendFormattedCommand(r->link.conn, cmd, slot.len) == REDIS_OK); /* or no memory */
     CHECK(event_add(r->write, NULL) == 0);
 }
 
@@ -231,9 +219,10 @@ static void finish_oldest(struct redis *r, const struct redisReply *reply)
             free(slot.again);
             return;
         }
-        err = fault(ERR_DENIED, slot.script != NULL ? slot.script->name : "refused", reply->str);
+        err = redis_fault(ERR_DENIED, slot.script != NULL ? slot.script->name : "refused",
+                          reply->str);
         if (r->state == REDIS_UP && starts_with(reply, "READONLY")) {
-            r->broken = fault(ERR_DENIED, "left, because it is a read-only replica", "");
+            r->broken = redis_fault(ERR_DENIED, "left, because it is a read-only replica", "");
         }
         reply = NULL;
     }
@@ -258,8 +247,8 @@ static void take_reply(struct redis *r, const struct redisReply *reply)
     } else if (r->n > 0) {
         finish_oldest(r, reply);
     } else {
-        r->broken = fault(ERR_IO, "sent a reply that nobody asked for",
-                          reply->type == REDIS_REPLY_ERROR ? reply->str : "");
+        r->broken = redis_fault(ERR_IO, "sent a reply that nobody asked for",
+                                reply->type == REDIS_REPLY_ERROR ? reply->str : "");
     }
 }
 
@@ -268,8 +257,8 @@ static void take_replies(struct redis *r)
 {
     while (r->broken.code == ERR_NONE) {
         void *reply = NULL;
-        if (redisGetReplyFromReader(r->conn, &reply) != REDIS_OK) {
-            r->broken = fault(ERR_IO, "connection lost", r->conn->errstr);
+        if (redisGetReplyFromReader(r->link.conn, &reply) != REDIS_OK) {
+            r->broken = redis_fault(ERR_IO, "connection lost", r->link.conn->errstr);
             return;
         }
         if (reply == NULL) {
@@ -291,9 +280,7 @@ static void close_conn(struct redis *r)
     if (r->write != NULL) {
         event_free(r->write), r->write = NULL;
     }
-    if (r->conn != NULL) {
-        redisFree(r->conn), r->conn = NULL;
-    }
+    redis_link_close(&r->link);
     r->broken = (struct err){.code = ERR_NONE};
 }
 
@@ -356,10 +343,13 @@ static void on_read(evutil_socket_t fd, short what, void *ctx)
 {
     (void)fd, (void)what;
     struct redis *r = redis_of(ctx);
-    if (r->broken.code == ERR_NONE && redisBufferRead(r->conn) != REDIS_OK) {
-        r->broken = fault(ERR_IO, "connection lost", r->conn->errstr);
+    if (r->state == REDIS_CONNECTING) {
+        go_on_connecting(r);
+        return;
     }
-    take_replies(r);
+    if (r->broken.code == ERR_NONE && redis_link_read(&r->link, &r->broken)) {
+        take_replies(r);
+    }
     if (r->broken.code != ERR_NONE) {
         lose(r, &r->broken);
     }
@@ -439,20 +429,25 @@ static void log_in(struct redis *r)
     GREET(r, on_ready, "PING");
 }
 
-static void on_connected(struct redis *r)
+/* The TCP connection is there, or the TLS handshake has what it waited for. */
+static void go_on_connecting(struct redis *r)
 {
-    int error = 0;
-    socklen_t len = sizeof(error);
-    if (getsockopt(r->conn->fd, SOL_SOCKET, SO_ERROR, &error, &len) == -1) {
-        error = errno;
-    }
-    if (error != 0) {
-        struct err err = fault(ERR_IO, "cannot connect", strerror(error));
+    struct err err = {.code = ERR_NONE};
+    switch (redis_link_go_on(&r->link, &err)) {
+    case REDIS_STEP_DONE:
+        CHECK(event_add(r->read, NULL) == 0);
+        log_in(r);
+        return;
+    case REDIS_STEP_READ:
+        CHECK(event_add(r->read, NULL) == 0);
+        return;
+    case REDIS_STEP_WRITE:
+        CHECK(event_add(r->write, NULL) == 0);
+        return;
+    case REDIS_STEP_FAILED:
         lose(r, &err);
         return;
     }
-    CHECK(event_add(r->read, NULL) == 0);
-    log_in(r);
 }
 
 static void on_write(evutil_socket_t fd, short what, void *ctx)
@@ -460,32 +455,29 @@ static void on_write(evutil_socket_t fd, short what, void *ctx)
     (void)fd, (void)what;
     struct redis *r = redis_of(ctx);
     if (r->state == REDIS_CONNECTING) {
-        on_connected(r);
+        go_on_connecting(r);
         return;
     }
-    int done = 0;
-    if (redisBufferWrite(r->conn, &done) != REDIS_OK) {
-        struct err err = fault(ERR_IO, "cannot send", r->conn->errstr);
+    bool done = false;
+    struct err err = {.code = ERR_NONE};
+    if (!redis_link_write(&r->link, &done, &err)) {
         lose(r, &err);
-    } else if (done == 0) {
+    } else if (!done) {
         CHECK(event_add(r->write, NULL) == 0);
     }
 }
 
 static void start_connect(struct redis *r)
 {
+    struct err err = {.code = ERR_NONE};
     set_state(r, REDIS_CONNECTING);
-    r->conn = r->url.path != NULL ? redisConnectUnixNonBlock(r->url.path)
-                                  : redisConnectNonBlock(r->url.host, r->url.port);
-    CHECK(r->conn != NULL); /* no memory */
-    if (r->conn->err != 0) {
-        struct err err = fault(ERR_IO, "cannot connect", r->conn->errstr);
+    if (!redis_link_open(&r->link, &err)) {
         lose(r, &err);
         return;
     }
-    (void)fcntl(r->conn->fd, F_SETFD, FD_CLOEXEC); /* cannot fail on an open descriptor */
-    r->read = event_new(r->base, r->conn->fd, EV_READ | EV_PERSIST, on_read, r);
-    r->write = event_new(r->base, r->conn->fd, EV_WRITE, on_write, r);
+    const evutil_socket_t fd = r->link.conn->fd;
+    r->read = event_new(r->base, fd, EV_READ | EV_PERSIST, on_read, r);
+    r->write = event_new(r->base, fd, EV_WRITE, on_write, r);
     CHECK(r->read != NULL && r->write != NULL && event_add(r->write, NULL) == 0);
     arm_timer(r, CONNECT_TIMEOUT_US);
 }
@@ -505,7 +497,7 @@ static void check_stall(struct redis *r)
         arm_timer(r, r->stall_us - age);
         return;
     }
-    struct err err = fault(ERR_TIMEOUT, "no answer in time, connection given up", "");
+    struct err err = redis_fault(ERR_TIMEOUT, "no answer in time, connection given up", "");
     lose(r, &err);
 }
 
@@ -518,7 +510,8 @@ static void on_timer(evutil_socket_t fd, short what, void *ctx)
     } else if (r->state == REDIS_UP) {
         check_stall(r);
     } else {
-        struct err err = fault(ERR_TIMEOUT, "no connection in time", "");
+        struct err err =
+            redis_fault(ERR_TIMEOUT, "no connection in time", redis_link_stage(&r->link));
         lose(r, &err);
     }
 }
@@ -541,14 +534,14 @@ struct redis *redis_new(struct event_base *base, const char *url, const char *na
                         const struct redis_handlers *handlers, struct err *err)
 {
     CHECK(stall_ms > 0);
-    struct redis_url parts;
-    if (!redis_url_parse(url, &parts, err)) {
+    struct redis *r = mem_zero(1, sizeof(*r));
+    if (!redis_url_parse(url, &r->url, err) || !redis_link_init(&r->link, &r->url, err)) {
+        redis_url_done(&r->url);
+        free(r);
         return NULL;
     }
-    struct redis *r = mem_zero(1, sizeof(*r));
     r->magic = REDIS_MAGIC;
     r->base = base;
-    r->url = parts;
     r->name = mem_dup(name);
     register_metrics(r);
     r->stall_us = (int64_t)stall_ms * 1000;
@@ -591,11 +584,12 @@ void redis_free(struct redis *r)
     }
     CHECK_MAGIC(r, REDIS_MAGIC);
     CHECK(!r->in_callback);
-    struct err err = fault(ERR_IO, "connection closed by this side", "");
+    struct err err = redis_fault(ERR_IO, "connection closed by this side", "");
     set_state(r, REDIS_CLOSED);
     event_free(r->timer), r->timer = NULL;
     close_conn(r);
     fail_commands(r, &err);
+    redis_link_done(&r->link);
     redis_url_done(&r->url);
     buf_done(&r->out);
     free(r->slots), r->slots = NULL;

@@ -1,6 +1,6 @@
 /* One asynchronous Redis connection on the loop (hiredis), that reconnects by itself. Commands are
  * pipelined and answered in order. hiredis 0.14 has no async command timeout: the oldest command
- * without an answer for stall_ms closes the connection (practices 3). No TLS before hiredis 1.0. */
+ * without an answer for stall_ms closes the connection (practices 3). */
 #ifndef NRW_REDIS_H
 #define NRW_REDIS_H
 
@@ -27,10 +27,12 @@ struct redis_handlers {
  * Borrowed until return. */
 typedef void redis_reply_fn(void *ctx, const struct redisReply *reply, const struct err *err);
 
-/* url: redis://[user]:[password]@host[:port][/db], redis://host…, or
- * unix:///path/to.sock[?db=N][&password=…][&user=…]; percent-encoding in user and password. A
- * malformed one: NULL, err without the password. name: a literal, for log lines and the metrics'
- * label connection. Connects at once and for ever (100 ms … 5 s, doubling, jitter). */
+/* url: redis://[user]:[password]@host[:port][/db], redis://host…,
+ * unix:///path/to.sock[?db=N][&password=…][&user=…], or rediss:// with the parts of redis:// and
+ * [?ca_file=PATH] (NULL, err: not in this build, which NRW_REDIS_TLS says, or no such file);
+ * percent-encoding in user, password and path. A malformed one: NULL, err without the password.
+ * Certificate and host name are always verified: redis_tls.h. name: a literal, for log lines and
+ * the metrics' label connection. Connects at once and for ever (100 ms … 5 s, doubling, jitter). */
 struct redis *redis_new(struct event_base *base, const char *url, const char *name, int stall_ms,
                         const struct redis_handlers *handlers, struct err *err) MUST_CHECK;
 bool redis_is_up(const struct redis *r);

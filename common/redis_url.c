@@ -1,7 +1,7 @@
-/* Takes a Redis URL apart: redis://[user]:[password]@host[:port][/db] and
- * unix:///path[?db=N&user=…&password=…]. Strict, because a half-understood URL connects to the
- * wrong place or without a password. Does not resolve and does not connect. Called by redis.c only.
- */
+/* Takes a Redis URL apart: redis[s]://[user]:[password]@host[:port][/db], with ?ca_file=PATH where
+ * it is rediss://, and unix:///path[?db=N&user=…&password=…]. Strict, because a half-understood URL
+ * connects to the wrong place, without a password or unverified. Does not resolve and does not
+ * connect. Called by redis.c only. */
 #include "redis_url.h"
 
 #include <openssl/crypto.h>
@@ -124,14 +124,32 @@ static bool bad_db(struct err *err)
     return err_set(err, ERR_INVALID, "Redis URL: the database is not 0 ... %d", DB_MAX);
 }
 
+/* From the ? on. */
+static bool parse_tls_parameter(const char *text, struct redis_url *u, struct err *err)
+{
+    static const char ca_file[] = "?ca_file=";
+    bool ok = false;
+    if (strncmp(text, ca_file, sizeof(ca_file) - 1) == 0) {
+        const char *value = text + sizeof(ca_file) - 1;
+        ok = strpbrk(value, "&#") == NULL && decode(value, strlen(value), &u->ca_file) &&
+             u->ca_file != NULL;
+    }
+    return ok ||
+           err_set(err, ERR_INVALID, "Redis URL: rediss:// takes the parameter ca_file=PATH only");
+}
+
 static bool parse_tcp(const char *text, struct redis_url *u, struct err *err)
 {
     size_t len = strcspn(text, "/?#");
-    if (text[len] == '?' || text[len] == '#' || strpbrk(text + len, "?#") != NULL) {
+    const char *db = text + len + (text[len] == '/' ? 1 : 0);
+    const char *rest = db + strcspn(db, "?#");
+    if (*rest != '\0' && !u->tls) {
         return err_set(err, ERR_INVALID, "Redis URL: redis:// takes no parameters");
     }
-    if (text[len] == '/' && text[len + 1] != '\0' &&
-        !number(text + len + 1, strlen(text + len + 1), DB_MAX, &u->db)) {
+    if (*rest != '\0' && !parse_tls_parameter(rest, u, err)) {
+        return false;
+    }
+    if (rest != db && !number(db, (size_t)(rest - db), DB_MAX, &u->db)) {
         return bad_db(err);
     }
     const char *at = memrchr(text, '@', len);
@@ -193,12 +211,11 @@ bool redis_url_parse(const char *url, struct redis_url *ret, struct err *err)
     } else if (strncmp(url, UNIX_SCHEME, sizeof(UNIX_SCHEME) - 1) == 0) {
         ok = parse_unix(url + sizeof(UNIX_SCHEME) - 1, &u, err);
     } else if (strncmp(url, TLS_SCHEME, sizeof(TLS_SCHEME) - 1) == 0) {
-        ok = err_set(err, ERR_INVALID,
-                     "Redis URL: rediss:// is not spoken here; put stunnel in front "
-                     "(deploy/README.md, Redis over TLS) and name its redis:// address");
+        u.tls = true;
+        ok = parse_tcp(url + sizeof(TLS_SCHEME) - 1, &u, err);
     } else {
         ok = err_set(err, ERR_INVALID,
-                     "Redis URL: it begins neither with redis:// nor with unix://");
+                     "Redis URL: it begins with none of redis://, rediss:// and unix://");
     }
     if (ok) {
         *ret = u;
@@ -215,6 +232,7 @@ void redis_url_done(struct redis_url *u)
     }
     free(u->host), u->host = NULL;
     free(u->path), u->path = NULL;
+    free(u->ca_file), u->ca_file = NULL;
     free(u->user), u->user = NULL;
     free(u->password), u->password = NULL;
 }

@@ -13,9 +13,12 @@ struct redis_url {
     char *user;     /* NULL: none                          */
     char *password; /* NULL: none, then user is NULL too   */
     int db;
+    bool tls;      /* rediss://                              */
+    char *ca_file; /* of it: what is trusted; NULL: not said */
 };
 
-/* Forms: see redis_new(). False: ERR_INVALID, whose text never shows what stands in the URL. */
+/* Forms: see redis_new(); whether this build speaks TLS is not looked at. False: ERR_INVALID, whose
+ * text never shows what stands in the URL. */
 bool redis_url_parse(const char *url, struct redis_url *ret, struct err *err) MUST_CHECK;
 void redis_url_done(struct redis_url *u); /* wipes the password */
 

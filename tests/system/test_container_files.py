@@ -16,7 +16,7 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
 DOCKERFILE = (ROOT / "deploy/docker/Dockerfile").read_text()
 OURS = ("worker", "api")
-IMAGES = ("worker", "api", "migrate", "demo", "mail")
+IMAGES = ("worker", "api", "migrate", "stunnel", "demo", "mail")
 
 
 def seconds(text: str) -> int:

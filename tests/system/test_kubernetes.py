@@ -2,9 +2,12 @@
 
 import ipaddress
 import json
+import os
+import pathlib
 import re
 import shutil
 import subprocess
+import textwrap
 
 import jsonschema
 import pytest
@@ -14,6 +17,7 @@ from support.paths import ROOT, WORKER
 HERE = ROOT / "deploy" / "kubernetes"
 TOOLS = ROOT / ".build" / "kubernetes"  # tests/run fills it
 BUILT = ("migrate", "overlays/evaluation", "overlays/production", "overlays/production/migrate")
+REDIS_TLS = "components/redis-tls"  # as an overlay that has it builds it
 CLUSTERS = ("1.30", "1.37")  # the oldest that the README promises, the newest that is published
 SECRETS = "/run/secrets/netrecon/"
 MARGIN_S = 10  # that a drain may take longer than NRW_DRAIN_TIMEOUT, as the README says
@@ -28,14 +32,25 @@ def kustomize() -> list[str]:
     pytest.skip(f"neither {ours.relative_to(ROOT)} (tests/run makes it when the Go module proxy can be reached) nor kubectl is here")
 
 
+def with_redis_tls(folder) -> pathlib.Path:
+    """What the README tells operators to write."""
+    shutil.copy(HERE / REDIS_TLS / "stunnel.conf", folder)
+    (folder / "ca.crt").write_text("PEM\n")
+    config, = re.findall(r"^  ```\n(  configMapGenerator:.*?)^  ```$", (HERE / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    (folder / "kustomization.yaml").write_text(textwrap.dedent(config) + yaml.safe_dump({
+        "namespace": "netrecon-webhooks", "resources": [os.path.relpath(HERE / "overlays" / "evaluation", folder.resolve())],
+        "components": [os.path.relpath(HERE / REDIS_TLS, folder.resolve())]}))
+    return folder
+
+
 @pytest.fixture(scope="module")
-def built():
+def built(tmp_path_factory):
     """Folder -> the objects that it builds."""
     found = {}
-    for folder in BUILT:
-        done = subprocess.run([*kustomize(), HERE / folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
-        assert done.returncode == 0 and not done.stderr, f"{folder}: {done.stderr}"
-        found[folder] = list(yaml.safe_load_all(done.stdout))
+    for name, folder in {**{name: HERE / name for name in BUILT}, REDIS_TLS: with_redis_tls(tmp_path_factory.mktemp("overlay"))}.items():
+        done = subprocess.run([*kustomize(), folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+        assert done.returncode == 0 and not done.stderr, f"{name}: {done.stderr}"
+        found[name] = list(yaml.safe_load_all(done.stdout))
     return found
 
 
@@ -49,7 +64,7 @@ def of_kind(things, kind, name=None):
 
 
 def pods(things):
-    """Name, pod template and containers of everything that runs."""
+    """Name, pod template and containers of everything that runs; the program is the first one, sidecars follow."""
     for thing in things:
         if thing["kind"] in ("Deployment", "Job"):
             spec = thing["spec"]["template"]["spec"]
@@ -139,9 +154,9 @@ def test_every_image_is_of_this_version(built):
     """One that is not tagged would be another one tomorrow."""
     version = re.search(r"project\(netrecon-webhooks VERSION ([0-9.]+)", (ROOT / "CMakeLists.txt").read_text()).group(1)
     for folder, things in built.items():
-        for pod, _, containers in pods(things):
+        for _, _, containers in pods(things):
             for container in containers:
-                assert re.fullmatch(rf"(registry\.example\.com/)?netrecon-webhooks-{pod}:{re.escape(version)}", container["image"]), folder
+                assert re.fullmatch(rf"(registry\.example\.com/)?netrecon-webhooks-{container['name']}:{re.escape(version)}", container["image"]), folder
 
 
 def test_every_container_has_requests_and_limits(everything):
@@ -199,11 +214,10 @@ def config_reference() -> dict[str, str]:
 def test_the_programs_know_every_setting(built):
     known = config_reference()
     for folder, things in built.items():
-        for pod, _, containers in pods(things):
-            for container in containers:
-                used_by = {"both"} if pod == "migrate" else {"both", pod}
-                for name in settings_of(things, pod, container):
-                    assert known.get(name) in used_by, f"{folder}: {pod}: {name} is {known.get(name, 'unknown')}"
+        for pod, _, (container, *_) in pods(things):
+            used_by = {"both"} if pod == "migrate" else {"both", pod}
+            for name in settings_of(things, pod, container):
+                assert known.get(name) in used_by, f"{folder}: {pod}: {name} is {known.get(name, 'unknown')}"
 
 
 def test_the_worker_takes_the_settings_of_every_overlay(built, tmp_path):
@@ -237,7 +251,7 @@ def test_no_secret_is_in_the_manifests(everything):
     """They come as files: no Secret object, no setting with one, and each file that a setting names is in the contract."""
     assert not of_kind(everything, "Secret")
     example = example_secrets()
-    for pod, template, (container,) in pods(everything):
+    for pod, template, (container, *_) in pods(everything):
         mount, = (mount for mount in container["volumeMounts"] if mount["name"] == "secrets")
         volume, = (volume for volume in template["spec"]["volumes"] if volume["name"] == "secrets")
         assert mount == {"name": "secrets", "mountPath": SECRETS.rstrip("/"), "readOnly": True}
@@ -301,6 +315,43 @@ def test_nobody_else_reaches_the_internet_and_nothing_is_open_by_default(built, 
     of_api = [policy for policy in policies if policy["spec"]["podSelector"].get("matchLabels") == {"app.kubernetes.io/component": "api"}]
     ports = sorted(port["port"] for policy in of_api for rule in policy["spec"].get("egress", []) for port in rule["ports"])
     assert ports == [5432, 6379]
+
+
+# ---------------------------------------------------------------- Redis over TLS
+
+
+def settings_of_stunnel(text):
+    return {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in text.strip().splitlines())}
+
+
+def test_the_sidecar_does_what_the_runbook_says(built):
+    """Which tests/system/test_wire_redis.py runs; only the file of authorities is elsewhere."""
+    runbook = re.search(r"<!-- stunnel -->\n```\n(.*?)```", (ROOT / "deploy" / "README.md").read_text(), re.DOTALL).group(1)
+    config, = [thing for thing in of_kind(built[REDIS_TLS], "ConfigMap") if thing["metadata"]["name"].startswith("redis-tls-")]
+    for pod, template, (_, sidecar) in pods(built[REDIS_TLS]):
+        mount, = sidecar["volumeMounts"]
+        assert {"name": mount["name"], "configMap": {"name": config["metadata"]["name"], "defaultMode": 0o444}} in template["spec"]["volumes"], pod
+        ours = settings_of_stunnel(config["data"]["stunnel.conf"])
+        assert ours == {**settings_of_stunnel(runbook), "CAfile": f"{mount['mountPath']}/ca.crt"}
+        assert f'"{mount["mountPath"]}/stunnel.conf"' in (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
+        assert "ca.crt" in config["data"]
+
+
+def test_the_sidecar_is_there_before_the_program_and_until_it_has_drained(built):
+    found = {pod: sidecar for pod, _, (_, sidecar) in pods(built[REDIS_TLS])}
+    assert found.keys() == {"worker", "api"}
+    for thing in of_kind(built[REDIS_TLS], "Deployment"):
+        sidecar, = thing["spec"]["template"]["spec"]["initContainers"]
+        assert sidecar["restartPolicy"] == "Always" and "env" not in sidecar and "envFrom" not in sidecar
+
+
+def test_the_sidecar_reaches_the_port_that_it_connects_to(built):
+    config, = [thing for thing in of_kind(built[REDIS_TLS], "ConfigMap") if thing["metadata"]["name"].startswith("redis-tls-")]
+    port = int(settings_of_stunnel(config["data"]["stunnel.conf"])["connect"].rpartition(":")[2])
+    for pod in ("worker", "api"):
+        policy, = of_kind(built[REDIS_TLS], "NetworkPolicy", f"{pod}-stores")
+        ports = {rule["port"] for rule in policy["spec"]["egress"][0]["ports"]}
+        assert port in ports and 6379 not in ports
 
 
 # ---------------------------------------------------------------- scale

@@ -1,12 +1,15 @@
 """Redis with a user of its own for each program, and Redis behind TLS, as deploy/README.md tells operators to do it."""
 
 import re
+import socket
+import ssl
 import subprocess
+import threading
 
 import pytest
 import redis
 from support.attempts import delays
-from support.paths import ROOT
+from support.paths import ROOT, clean_environment
 from support.produce import envelope
 from support.stack import free_ports
 from support.tls import Authority
@@ -109,27 +112,32 @@ def test_a_wrong_password_is_told_and_first_attempts_go_on(stack, admin, users, 
     tenant.webhook(sink.url("/hook"))
     producer.one(envelope(tenant.id))
     sink.wait(1, "/hook")
+    worker.stop()
     admin.execute_command("ACL", "LOG", "RESET")  # the wrong password is in it
 
 
-# ---------------------------------------------------------------- TLS
+# ---------------------------------------------------------------- TLS, by stunnel
 
 
 class Stunnel:
-    """One stunnel process with this configuration."""
+    """One stunnel process with this configuration; start() again after close()."""
 
     def __init__(self, folder, name: str, text: str, port: int):
-        conf, self._log = folder / f"{name}.conf", folder / f"{name}.log"
-        conf.write_text(text)
-        with open(self._log, "wb") as log:
-            self._process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "stunnel", conf], stdin=subprocess.DEVNULL, stdout=log,
-                                             stderr=subprocess.STDOUT)
-        await_condition(lambda: self._listens(port), 10, lambda: f"{name} listens\n{self.log()}")
+        self._conf, self._log = folder / f"{name}.conf", folder / f"{name}.log"
+        self._conf.write_text(text)
+        self._port = port
+        self.start()
 
-    def _listens(self, port: int) -> bool:
+    def start(self) -> None:
+        with open(self._log, "ab") as log:
+            self._process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "stunnel", self._conf], stdin=subprocess.DEVNULL, stdout=log,
+                                             stderr=subprocess.STDOUT)
+        await_condition(self._listens, 10, lambda: f"{self._conf.stem} listens\n{self.log()}")
+
+    def _listens(self) -> bool:
         assert self._process.poll() is None, self.log()
         with open("/proc/net/tcp", encoding="ascii") as table:
-            return any(f":{port:04X} 00000000:0000 0A" in line for line in table)
+            return any(f":{self._port:04X} 00000000:0000 0A" in line for line in table)
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")[-3000:]
@@ -166,15 +174,46 @@ def sidecar(stack, tmp_path):
         stunnel.close()
 
 
-def test_redis_over_tls_through_the_sidecar(stack, users, sidecar, tenant, sink, producer, start_worker):
-    """Retries come by way of it, and a sidecar that is restarted is found again."""
-    port, _ = sidecar()
+def retried_by_way_of_redis(worker, hook, producer) -> bool:
+    """The hook's receiver fails each event once. Without Redis a sweep of PostgreSQL would serve the retry, and claim nothing."""
+    before = worker.metric("nrw_schedule_claimed_total")
+    event_id = producer.one(envelope(hook.tenant_id))
+    await_condition(lambda: [row for row in hook.attempts(event_id) if row["outcome"] == "delivered"], 20, "the retry is delivered")
+    return worker.metric("nrw_schedule_claimed_total") > before
+
+
+def test_a_workers_retries_come_through_the_sidecar_also_after_its_restart(stack, users, sidecar, tenant, sink, producer, start_worker):
+    port, stunnel = sidecar()
     worker = start_worker(redis_url=url_for(stack, "nrw-worker", port), **BRISK)
     await_condition(lambda: worker.metric("nrw_redis_up") == 1, 20, "Redis is reached through TLS")
-    tenant.webhook(sink.url("/hook", "fail_first=1"))
-    producer.one(envelope(tenant.id))
-    sink.wait(2, "/hook")
-    assert worker.metric("nrw_schedule_claimed_total") >= 1
+    hook = tenant.webhook(sink.url("/hook", "fail_first=1"))
+    assert retried_by_way_of_redis(worker, hook, producer)
+    stunnel.close()
+    await_condition(lambda: worker.metric("nrw_redis_up") == 0, 20, "the worker has noticed")
+    stunnel.start()
+    await_condition(lambda: worker.metric("nrw_redis_up") == 1, 20, "the sidecar is found again")
+    assert retried_by_way_of_redis(worker, hook, producer)
+
+
+def test_the_apis_hints_go_through_the_sidecar(stack, users, sidecar, tenant, sink, producer, start_worker, start_api):
+    port, stunnel = sidecar()
+    api = start_api(redis_url=url_for(stack, "nrw-api", port))
+    await_condition(lambda: api.metric("nrw_redis_up") == 1, 20, "Redis is reached through TLS")
+    stunnel.close()
+    await_condition(lambda: api.metric("nrw_redis_up") == 0, 20, "the API has noticed")
+    stunnel.start()
+    await_condition(lambda: api.metric("nrw_redis_up") == 1, 20, "the sidecar is found again")
+    assert redelivered(api, start_worker(**BRISK), tenant.webhook(sink.url("/hook")), producer)
+
+
+def redelivered(api, worker, hook, producer) -> bool:
+    """By a request whose hint reached Redis."""
+    event_id = producer.one(envelope(hook.tenant_id))
+    await_condition(lambda: hook.attempts(event_id), 20, "the attempt is in the log")
+    answer = api.client(hook.tenant_id).post(f"{hook.id}/deliveries/{hook.delivery_id(event_id)}/redeliver")
+    assert answer.status_code == 202, answer.text
+    await_condition(lambda: len(hook.attempts(event_id)) == 2, 20, "it is delivered again")
+    return api.metric('nrw_hints_total{result="sent"}') == 1 and worker.metric("nrw_schedule_claimed_total") >= 1
 
 
 @pytest.mark.parametrize("what", ("authority", "host"))
@@ -186,3 +225,147 @@ def test_a_redis_that_is_somebody_else_is_not_spoken_to(stack, sidecar, tmp_path
     assert worker.metric("nrw_redis_up") == 0
     await_condition(lambda: "certificate verify failed" in stunnel.log() or "certificate does not match" in stunnel.log().lower(), 10,
                     lambda: f"stunnel says why\n{stunnel.log()}")
+
+
+# ---------------------------------------------------------------- TLS, by hiredis
+
+NATIVE = ROOT / ".build" / "redis-tls" / "programs"  # tests/run makes it
+HOST = "localhost"
+
+
+class TlsPort:
+    """What a test's Redis says over TLS, and where."""
+
+    def __init__(self, admin, authority: Authority, port: int):
+        self.admin, self.authority, self.port = admin, authority, port
+
+    def set(self, **settings) -> None:
+        words = [word for name, value in settings.items() for word in ("tls-" + name.replace("_", "-"), str(value))]
+        self.admin.execute_command("CONFIG", "SET", *words)
+
+    def prove(self, name: str, **settings) -> None:
+        """With a certificate for this name from now on. Redis reads it when it is set, and only while there is a port."""
+        self.authority.certificate("redis", name)
+        folder = self.authority.folder
+        self.set(cert_file=folder / "redis.crt", key_file=folder / "redis.key", ca_cert_file=self.authority.file, **settings)
+
+    def url(self, user: str, host: str = HOST, port: int | None = None, scheme: str = "rediss", ca=None, password: str = PASSWORD) -> str:
+        query = f"?ca_file={ca or self.authority.file}" if scheme == "rediss" else ""
+        return f"{scheme}://{user}:{password.replace(' ', '%20')}@{host}:{port or self.port}/0{query}"
+
+
+@pytest.fixture
+def tls(admin, tmp_path):
+    """The session's Redis listens with TLS, too, while the test runs."""
+    if not (NATIVE / "netrecon-webhooks-worker").exists():
+        pytest.skip(f"{NATIVE.relative_to(ROOT)} is missing: tests/run makes it when a newer Debian's hiredis can be fetched")
+    [port] = free_ports(1)
+    server = TlsPort(admin, Authority(tmp_path / "tls"), port)
+    server.prove(HOST, port=port, auth_clients="no")
+    yield server
+    server.set(port=0, protocols="", ciphers="")
+
+
+@pytest.fixture
+def native_worker(start_worker):
+    return lambda **options: start_worker(program=NATIVE / "netrecon-webhooks-worker", **options)
+
+
+@pytest.fixture
+def native_api(start_api):
+    return lambda **options: start_api(program=NATIVE / "netrecon-webhooks-api", **options)
+
+
+def test_worker_and_api_speak_tls_themselves(admin, users, tls, tenant, sink, producer, native_worker, native_api):
+    worker = native_worker(redis_url=tls.url("nrw-worker"), **BRISK)
+    api = native_api(redis_url=tls.url("nrw-api"))
+
+    def up():
+        return worker.metric("nrw_redis_up") == api.metric("nrw_redis_up") == 1
+
+    await_condition(up, 20, "both have reached Redis")
+    clients = [client for client in admin.client_list() if client["name"].startswith("nrw-")]
+    assert {client["name"] for client in clients} == {"nrw-schedule", "nrw-schedule-wake", "nrw-api"}
+    assert {client["laddr"] for client in clients} == {f"127.0.0.1:{tls.port}"}
+    assert redelivered(api, worker, tenant.webhook(sink.url("/hook")), producer)
+    for user in USERS:
+        admin.execute_command("CLIENT", "KILL", "USER", user)
+    await_condition(lambda: worker.metric("nrw_redis_connections_lost_total") == 2 and up(), 20, "both are connected again")
+    assert PASSWORD not in worker.log_text() + api.log_text()
+
+
+REFUSED = {
+    "authority": "the certificate of localhost is not accepted: self-signed certificate in certificate chain",
+    "host": "the certificate of localhost is not accepted: hostname mismatch",
+    "address": "the certificate of 127.0.0.1 is not accepted: IP address mismatch",
+    "TLS 1.1": "TLS handshake failed: .*(protocol|version)",
+    "client certificate": "certificate required",
+    "no TLS there": "the TLS handshake has no end|TLS handshake failed: wrong version number",
+    "TLS there only": "connection lost|cannot send",
+    "password": "refused: WRONGPASS",
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_wrong_redis_is_refused_and_told(stack, users, tls, tmp_path, native_worker, native_api, what):
+    changed = {}
+    if what == "authority":
+        changed = {"ca": Authority(tmp_path / "other", "another CA").file}
+    elif what == "host":
+        tls.prove("redis.example.com")
+    elif what == "address":
+        changed = {"host": "127.0.0.1"}
+    elif what == "TLS 1.1":
+        tls.set(protocols="TLSv1.1", ciphers="ALL:@SECLEVEL=0")
+    elif what == "client certificate":
+        tls.set(auth_clients="yes")
+    elif what == "no TLS there":
+        changed = {"port": int(re.search(r":(\d+)/", stack.exports["NRW_REDIS_URL"].rsplit("@", 1)[1]).group(1))}
+    elif what == "TLS there only":
+        changed = {"scheme": "redis"}
+    elif what == "password":
+        changed = {"password": "not this one"}
+    started = [start(ready=False, redis_url=tls.url(user, **changed)) for start, user in ((native_worker, "nrw-worker"), (native_api, "nrw-api"))]
+    for program in started:
+        assert re.search(REFUSED[what], program.wait_log("redis.connect_failed")["error"])
+        assert program.metric("nrw_redis_up") == 0
+        assert not [word for word in (PASSWORD, "not this one") if word in program.log_text()]
+        program.stop()
+    tls.admin.execute_command("ACL", "LOG", "RESET")  # the wrong password is in it
+
+
+def test_tls_1_2_is_enough(users, tls, native_worker):
+    tls.set(protocols="TLSv1.2")
+    worker = native_worker(ready=False, redis_url=tls.url("nrw-worker"))
+    await_condition(lambda: worker.metric("nrw_redis_up") == 1, 20, "Redis is reached")
+
+
+@pytest.mark.parametrize("host, sent", ((HOST, HOST), ("127.0.0.1", None)))
+def test_a_name_is_sent_as_sni_and_an_address_is_not(tls, native_worker, host, sent):
+    seen = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.authority.folder / "redis.crt", tls.authority.folder / "redis.key")
+    context.sni_callback = lambda connection, name, _: seen.append(name)
+
+    def shake_hands():
+        with listener.accept()[0] as connection:
+            connection.settimeout(20)
+            try:
+                context.wrap_socket(connection, server_side=True).close()
+            except OSError:
+                pass  # the address is not in the certificate
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=shake_hands, daemon=True)
+        server.start()
+        native_worker(ready=False, redis_url=tls.url("nrw-worker", host=host, port=listener.getsockname()[1]))
+        server.join(20)
+    assert seen == [sent]
+
+
+def test_the_unit_tests_hold_with_that_hiredis_and_over_tls(stack, tls):
+    """Plain ones through its other code, and what is larger than a socket takes through TLS."""
+    url = tls.url("default", password=re.search(r":([^:@]+)@", stack.exports["NRW_REDIS_URL"]).group(1))
+    done = subprocess.run([NATIVE / "tests" / "test_redis"], env={**clean_environment(), "NRW_TEST_REDIS_TLS_URL": url}, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180, check=False)
+    assert done.returncode == 0 and "1 SKIPPED" in done.stdout, done.stdout  # what a build without TLS says

@@ -174,17 +174,25 @@ static void test_each_form_of_url_is_understood(void **state)
     static const struct {
         const char *url, *host, *path, *user, *password;
         int port, db;
+        bool tls;
+        const char *ca_file;
     } rows[] = {
-        {"redis://h", "h", NULL, NULL, NULL, 6379, 0},
-        {"redis://h/", "h", NULL, NULL, NULL, 6379, 0},
-        {"redis://h:1/7", "h", NULL, NULL, NULL, 1, 7},
-        {"redis://:p%40ss%3a@10.0.0.1:65535", "10.0.0.1", NULL, NULL, "p@ss:", 65535, 0},
-        {"redis://u:p@[::1]:6380/15", "::1", NULL, "u", "p", 6380, 15},
-        {"redis://u:a@b:c@h", "h", NULL, "u", "a@b:c", 6379, 0},
-        {"redis://:@h", "h", NULL, NULL, NULL, 6379, 0},
-        {"unix:///run/r.sock", NULL, "/run/r.sock", NULL, NULL, 0, 0},
-        {"unix:///r?db=3&password=%26x&user=u", NULL, "/r", "u", "&x", 0, 3},
-        {"unix:///r?password=p", NULL, "/r", NULL, "p", 0, 0},
+        {"redis://h", "h", NULL, NULL, NULL, 6379, 0, false, NULL},
+        {"redis://h/", "h", NULL, NULL, NULL, 6379, 0, false, NULL},
+        {"redis://h:1/7", "h", NULL, NULL, NULL, 1, 7, false, NULL},
+        {"redis://:p%40ss%3a@10.0.0.1:65535", "10.0.0.1", NULL, NULL, "p@ss:", 65535, 0, false,
+         NULL},
+        {"redis://u:p@[::1]:6380/15", "::1", NULL, "u", "p", 6380, 15, false, NULL},
+        {"redis://u:a@b:c@h", "h", NULL, "u", "a@b:c", 6379, 0, false, NULL},
+        {"redis://:@h", "h", NULL, NULL, NULL, 6379, 0, false, NULL},
+        {"unix:///run/r.sock", NULL, "/run/r.sock", NULL, NULL, 0, 0, false, NULL},
+        {"unix:///r?db=3&password=%26x&user=u", NULL, "/r", "u", "&x", 0, 3, false, NULL},
+        {"unix:///r?password=p", NULL, "/r", NULL, "p", 0, 0, false, NULL},
+        {"rediss://h", "h", NULL, NULL, NULL, 6379, 0, true, NULL},
+        {"rediss://u:p@h:6380/2", "h", NULL, "u", "p", 6380, 2, true, NULL},
+        {"rediss://h?ca_file=/a%20b", "h", NULL, NULL, NULL, 6379, 0, true, "/a b"},
+        {"rediss://[::1]/?ca_file=a", "::1", NULL, NULL, NULL, 6379, 0, true, "a"},
+        {"rediss://:p@h:1/7?ca_file=/c", "h", NULL, NULL, "p", 1, 7, true, "/c"},
     };
     for (int i = 0; i < LEN(rows); i++) {
         struct redis_url u = {.port = -1};
@@ -192,8 +200,9 @@ static void test_each_form_of_url_is_understood(void **state)
         if (!redis_url_parse(rows[i].url, &u, &err)) {
             fail_msg("%s: %s", rows[i].url, err.text);
         }
-        const char *const want[] = {rows[i].host, rows[i].path, rows[i].user, rows[i].password};
-        const char *const got[] = {u.host, u.path, u.user, u.password};
+        const char *const want[] = {rows[i].host, rows[i].path, rows[i].user, rows[i].password,
+                                    rows[i].ca_file};
+        const char *const got[] = {u.host, u.path, u.user, u.password, u.ca_file};
         for (int k = 0; k < LEN(want); k++) {
             assert_int_equal(want[k] == NULL, got[k] == NULL);
             if (want[k] != NULL) {
@@ -202,6 +211,7 @@ static void test_each_form_of_url_is_understood(void **state)
         }
         assert_int_equal(rows[i].port, u.port);
         assert_int_equal(rows[i].db, u.db);
+        assert_int_equal(rows[i].tls, u.tls);
         redis_url_done(&u);
     }
 }
@@ -213,7 +223,6 @@ static void test_a_malformed_url_is_refused_without_showing_the_password(void **
         "",
         "secret",
         "http://h",
-        "rediss://:secret@h",
         "redis://",
         "redis://:secret@",
         "redis://secret@h",
@@ -235,6 +244,17 @@ static void test_a_malformed_url_is_refused_without_showing_the_password(void **
         "redis://:secret@h?db=1",
         "redis://:secret@h/1?db=1",
         "redis://:secret@h#1",
+        "redis://:secret@h?ca_file=/c",
+        "rediss://:secret@",
+        "rediss://:secret@h/x?ca_file=/c",
+        "rediss://:secret@h?",
+        "rediss://:secret@h?ca_file",
+        "rediss://:secret@h?ca_file=",
+        "rediss://:secret@h?ca_file=%",
+        "rediss://:secret@h?ca_file=/c&db=1",
+        "rediss://:secret@h?db=1",
+        "rediss://:secret@h?ca_file=/c#1",
+        "rediss://:secret@h#1",
         "unix://relative?password=secret",
         "unix:///",
         "unix:///p?password=secret&what=1",
@@ -260,11 +280,32 @@ static void test_a_malformed_url_is_refused_without_showing_the_password(void **
 static void test_tls_is_refused_with_the_way_to_have_it(void **state)
 {
     (void)state;
-    struct redis_url u;
+    if (NRW_REDIS_TLS) {
+        skip();
+    }
     struct err err = {.code = ERR_NONE};
-    assert_false(redis_url_parse("rediss://:secret@h:6380/0", &u, &err));
+    assert_null(redis_new(NULL, "rediss://:secret@h:6380/0", "x", 1, NULL, &err));
+    assert_int_equal(ERR_INVALID, err.code);
     assert_non_null(strstr(err.text, "stunnel"));
     assert_null(strstr(err.text, "secret"));
+}
+
+static void test_authorities_that_cannot_be_read_are_refused_by_name(void **state)
+{
+    (void)state;
+    if (!NRW_REDIS_TLS) {
+        skip();
+    }
+    static const char *const files[] = {"/absent.crt", "/dev/null"};
+    for (int i = 0; i < LEN(files); i++) {
+        char url[64];
+        struct err err = {.code = ERR_NONE};
+        assert_true(snprintf(url, sizeof(url), "rediss://:secret@h?ca_file=%s", files[i]) > 0);
+        assert_null(redis_new(NULL, url, "x", 1, NULL, &err));
+        assert_int_equal(ERR_INVALID, err.code);
+        assert_non_null(strstr(err.text, files[i]));
+        assert_null(strstr(err.text, "secret"));
+    }
 }
 
 /* --- commands --------------------------------------------------------------------------- */
@@ -289,11 +330,8 @@ static void test_commands_are_answered_once_and_in_order(void **state)
     world_free(w);
 }
 
-static void test_large_arguments_and_replies_pass_whole(void **state)
+static void pass_something_large(struct world *w)
 {
-    (void)state;
-    redis_server_start();
-    struct world *w = world_up("", 5000);
     const size_t size = 1500000;
     char *big = mem_alloc(size + 1);
     memset(big, 'x', size);
@@ -302,7 +340,34 @@ static void test_large_arguments_and_replies_pass_whole(void **state)
     assert_int_equal(size, RUN(w, 1, "STRLEN", "big")->integer);
     assert_true(RUN(w, 2, "GET", "big")->got_reply);
     assert_int_equal('x', w->a[2].text[0]);
+    assert_true(RUN(w, 3, "DEL", "big")->got_reply);
     free(big);
+}
+
+static void test_large_arguments_and_replies_pass_whole(void **state)
+{
+    (void)state;
+    redis_server_start();
+    struct world *w = world_up("", 5000);
+    pass_something_large(w);
+    world_free(w);
+}
+
+/* More than a socket takes, and many TLS records. The server is that of
+ * tests/system/test_wire_redis.py. */
+static void test_large_arguments_and_replies_pass_whole_over_tls(void **state)
+{
+    (void)state;
+    const char *url = getenv("NRW_TEST_REDIS_TLS_URL");
+    if (url == NULL) {
+        skip();
+        return;
+    }
+    struct world *w = world_new();
+    world_connect(w, url, 5000);
+    AWAIT(w, w->ups == 1);
+    pass_something_large(w);
+    assert_int_equal(0, w->downs);
     world_free(w);
 }
 
@@ -665,8 +730,10 @@ int main(void)
         cmocka_unit_test(test_each_form_of_url_is_understood),
         cmocka_unit_test(test_a_malformed_url_is_refused_without_showing_the_password),
         cmocka_unit_test(test_tls_is_refused_with_the_way_to_have_it),
+        cmocka_unit_test(test_authorities_that_cannot_be_read_are_refused_by_name),
         TEST(test_commands_are_answered_once_and_in_order),
         TEST(test_large_arguments_and_replies_pass_whole),
+        TEST(test_large_arguments_and_replies_pass_whole_over_tls),
         TEST(test_a_refusal_is_told_and_the_connection_stays),
         TEST(test_outstanding_commands_are_bounded),
         TEST(test_outstanding_bytes_are_bounded),

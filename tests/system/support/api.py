@@ -48,13 +48,15 @@ def make_api_key(stack, tenant_id, scopes=SCOPES, expires_at=None) -> str:
 
 
 class Api(Program):
-    """ready(): PostgreSQL is connected."""
+    """program: another one than this build's. ready(): PostgreSQL is connected."""
 
     path = API
     started = "api.started"
 
-    def __init__(self, stack, folder: pathlib.Path, name: str = "api", **settings):
+    def __init__(self, stack, folder: pathlib.Path, name: str = "api", program: pathlib.Path | None = None, **settings):
         self.stack = stack
+        if program is not None:
+            self.path = program
         names = ("NRW_DATABASE_URL", "NRW_REDIS_URL", "NRW_KEYRING_FILE", "NRW_ALLOW_CIDRS", "NRW_ALLOW_HTTP")
         environment = {**{key: stack.worker_environment[key] for key in names}, "NRW_API_LISTEN": "127.0.0.1:0",
                        "NRW_JWT_SECRET": JWT_SECRET}
