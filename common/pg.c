@@ -3,8 +3,9 @@
  * synchronous_commit, keeps no unit for a second try: its users do, they know what is idempotent.
  * libpq's connect resolves a host NAME with a blocking getaddrinfo() inside PQconnectStart: give an
  * address or a socket folder, or a name that /etc/hosts or a local cache answers. With several
- * hosts in the URL all of them share one connect_timeout. Logs only what its user cannot learn (why
- * there is no connection yet); the rest is at debug.
+ * hosts in the URL all of them share one connect_timeout, which one that says nothing uses up: the
+ * next try then begins with another one. Logs only what its user cannot learn (why there is no
+ * connection yet); the rest is at debug.
  *
  *   WAITING --timer--> CONNECTING --libpq ok--> CHECKING --check ok--> UP
  *      ^------------------- any failure, lose() ----------------------| */
@@ -74,7 +75,8 @@ struct pg {
     struct counter *lost;
 
     int backoff_ms;
-    unsigned tries; /* failed ones since the last time it was up */
+    unsigned first_host; /* of the URL's: where the next try begins */
+    unsigned tries;      /* failed ones since the last time it was up */
     int64_t complained_us;
 };
 
@@ -486,7 +488,7 @@ static void start_connect(struct pg *pg)
         lose(pg, &err);
         return;
     }
-    pg->conn = pg_connect_start(pg->url, pg->name);
+    pg->conn = pg_connect_start(pg->url, pg->name, pg->first_host);
     if (PQstatus(pg->conn) == CONNECTION_BAD) {
         lose_libpq(pg, "cannot connect");
         return;
@@ -518,7 +520,9 @@ static void on_timer(evutil_socket_t fd, short what, void *ctx)
     } else if (pg->state == PG_UP) {
         check_stall(pg);
     } else {
-        struct err err = pg_fault(ERR_TIMEOUT, "no connection in time", "");
+        const char *host = PQhost(pg->conn); /* the one in turn */
+        struct err err = pg_fault(ERR_TIMEOUT, "no connection in time", host == NULL ? "" : host);
+        pg->first_host++;
         lose(pg, &err);
     }
 }

@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 import sys
+import uuid
 
 import pytest
 
@@ -16,6 +17,7 @@ _spec.loader.exec_module(_system)
 globals().update({name: value for name, value in vars(_system).items() if not name.startswith("_")})
 
 from support.dns import DnsServer  # noqa: E402 (needs the path above)
+from support.smtp import Mailbox  # noqa: E402
 
 
 def pytest_configure(config):
@@ -45,3 +47,18 @@ def subscribe(tenant, sink):
         return webhooks
 
     return make
+
+
+@pytest.fixture
+def owner(stack, tenant):
+    """The tenant's own address, so that no other test's mail is taken for its own."""
+    address = f"owner-{uuid.uuid4().hex[:12]}@example.com"
+    stack.query("update tenants set owner_email = %s where id = %s", address, tenant.id)
+    return address
+
+
+@pytest.fixture
+def mailbox():
+    mailbox = Mailbox()
+    yield mailbox
+    mailbox.close()

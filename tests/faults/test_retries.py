@@ -22,7 +22,7 @@ from support.paths import ROOT, clean_environment
 from support.priority import raise_priority, services_first
 from support.produce import SPREAD, Producer, ProduceTool, envelope
 from support.sink import Sink
-from support.smtp import CONSOLE_URL, MAIL_FROM, Mailbox
+from support.smtp import CONSOLE_URL, MAIL_FROM
 from support.stack import free_ports
 from support.tenant import Tenant
 from support.wait import PATIENCE, await_condition
@@ -58,21 +58,6 @@ def sink(tmp_path):
     sink.other = "http://" + json.loads(sink.output.read_text().splitlines()[0])["listen"][1]
     yield sink
     sink.close()
-
-
-@pytest.fixture
-def owner(stack, tenant):
-    """The tenant's own address, so that no other test's mail is taken for its own."""
-    address = f"owner-{uuid.uuid4().hex[:12]}@example.com"
-    stack.query("update tenants set owner_email = %s where id = %s", address, tenant.id)
-    return address
-
-
-@pytest.fixture
-def mailbox():
-    mailbox = Mailbox()
-    yield mailbox
-    mailbox.close()
 
 
 def standing(webhook):

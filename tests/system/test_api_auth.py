@@ -1,7 +1,6 @@
 """Who may ask the API: whatever a token, an API key or a header looks like, the answer is 401, 403 or 400 with a problem, the reason is not
 told to strangers, and what was revoked does not work once more."""
 
-import base64
 import datetime
 import hashlib
 import hmac
@@ -11,6 +10,7 @@ import uuid
 
 import pytest
 from support.api import JWT_SECRET, make_api_key, make_token
+from support.tokens import part
 from support.wire import Wire
 
 EVENT_TYPES = b"GET /api/v1/integrations/event-types"
@@ -38,10 +38,6 @@ def assert_problem(answer, status: int, challenge: str | None):
     problem = answer.json()
     assert problem["status"] == status and problem["request_id"] == answer.headers["x-request-id"]
     assert set(problem) == {"type", "title", "status", "detail", "request_id"}
-
-
-def part(value) -> str:
-    return base64.urlsafe_b64encode(value if isinstance(value, bytes) else json.dumps(value).encode()).rstrip(b"=").decode()
 
 
 def signed(header, claims, secret: str = JWT_SECRET) -> str:

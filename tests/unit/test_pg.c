@@ -734,6 +734,36 @@ static void test_a_server_that_accepts_and_says_nothing_is_given_up(void **state
     world_free(w);
 }
 
+/* libpq asks the hosts in their order each time, and would ask the silent ones for ever. */
+static void test_silent_hosts_do_not_hide_the_one_that_answers(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    uint16_t refusing = free_port();
+    uint16_t silent = free_port();
+    char url[300];
+    pg_server_format(url, sizeof(url),
+                     "postgresql://postgres@/postgres?host=127.0.0.1,127.0.0.1,%s&port=%u,%u,5432"
+                     "&connect_timeout=1",
+                     pg_server.dir, (unsigned)refusing, (unsigned)silent);
+    struct world *w = world_new(url, 1000);
+    struct impostor s = {.greeting = ""};
+    impostor_start(&s, w, silent);
+    int64_t start = clock_mono_us();
+    AWAIT(w, w->ups == 1);
+    assert_in_range(clock_mono_us() - start, 2000000, 4500000); /* asked twice, in two tries */
+    assert_int_equal(2, s.accepted);
+    /* The next connection begins where this one was found. */
+    start = clock_mono_us();
+    pg_server_sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "
+                  "'unit-test'");
+    AWAIT(w, w->ups == 2);
+    assert_true(clock_mono_us() - start < 900000);
+    assert_int_equal(2, s.accepted);
+    impostor_stop(&s);
+    world_free(w);
+}
+
 static void test_a_server_older_than_15_is_refused(void **state)
 {
     (void)state;
@@ -804,6 +834,7 @@ int main(void)
         cmocka_unit_test(test_a_server_that_starts_later_is_found),
         cmocka_unit_test(test_a_refused_connect_is_repeated_with_growing_pauses),
         cmocka_unit_test(test_a_server_that_accepts_and_says_nothing_is_given_up),
+        cmocka_unit_test(test_silent_hosts_do_not_hide_the_one_that_answers),
         cmocka_unit_test(test_a_server_older_than_15_is_refused),
         cmocka_unit_test(test_a_killed_backend_takes_the_server_down_and_both_come_back),
     };

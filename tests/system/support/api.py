@@ -1,9 +1,7 @@
 """The API service of a test, and a tenant's credentials for it."""
 
-import base64
 import hashlib
 import hmac
-import json
 import pathlib
 import secrets
 import subprocess
@@ -14,6 +12,7 @@ import requests
 
 from support.paths import API, clean_environment
 from support.program import Program
+from support.tokens import part
 from support.wait import PATIENCE
 
 JWT_SECRET = "the shared secret of the tests, long enough"
@@ -27,16 +26,11 @@ def run_api(*arguments: str, environment: dict[str, str]) -> subprocess.Complete
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
 
 
-def _part(value) -> bytes:
-    data = value if isinstance(value, bytes) else json.dumps(value).encode()
-    return base64.urlsafe_b64encode(data).rstrip(b"=")
-
-
 def make_token(tenant_id, secret: str = JWT_SECRET, header: dict | None = None, **claims) -> str:
     """An HS256 token as NetRecon's gateway passes it on; claims=None takes one away."""
     all_claims = {"sub": "user-1", "tenant_id": str(tenant_id), "exp": int(time.time()) + 3600, **claims}
-    text = _part(header or {"alg": "HS256", "typ": "JWT"}) + b"." + _part({k: v for k, v in all_claims.items() if v is not None})
-    return (text + b"." + _part(hmac.new(secret.encode(), text, hashlib.sha256).digest())).decode()
+    text = part(header or {"alg": "HS256", "typ": "JWT"}) + "." + part({k: v for k, v in all_claims.items() if v is not None})
+    return text + "." + part(hmac.new(secret.encode(), text.encode(), hashlib.sha256).digest())
 
 
 def make_api_key(stack, tenant_id, scopes=SCOPES, expires_at=None) -> str:

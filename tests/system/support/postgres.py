@@ -89,6 +89,19 @@ class Postgres:
         if not os.path.exists(os.path.join(self.data, "PG_VERSION")):
             self._initdb()
 
+    def standby(self) -> "Postgres":
+        """Another server, which follows this one once it is started, and takes no writes until promote()."""
+        other = Postgres(settings=self.settings)
+        if os.geteuid() == 0:
+            shutil.chown(other.folder, "postgres", "postgres")
+        subprocess.run(self._as_owner([os.path.join(bin_dir(), "pg_basebackup"), "--pgdata", other.data, "--dbname", self.url(),
+                                       "--checkpoint", "fast", "--write-recovery-conf"]), cwd=other.folder, check=True, timeout=120)
+        return other
+
+    def promote(self) -> None:
+        with self.connect() as connection:
+            assert connection.execute("select pg_promote(true, 60)").fetchone() == (True,)
+
     def stop(self) -> None:
         """Orderly and at once: open sessions are ended, nothing committed is lost."""
         self._end(signal.SIGINT)

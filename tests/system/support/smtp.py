@@ -6,7 +6,6 @@ import email.policy
 import re
 import socket
 import threading
-import urllib.parse
 
 from aiosmtpd.controller import Controller
 from support.stack import free_ports
@@ -46,26 +45,41 @@ class Mail:
 
 
 class Mailbox:
-    """settings: what a worker needs to use it. refuse: an answer such as "451 4.3.0 later" for every mail until it is None again."""
+    """settings: what a worker needs to use it. refuse: an answer such as "451 4.3.0 later" for every mail until it is None again.
+    go_away() closes its port, come_back() opens the same one. on_taken: called with each mail that is kept, before the client hears of it."""
 
     def __init__(self):
         self.mails: list[Mail] = []
         self.tries = 0
         self.refuse: str | None = None
+        self.on_taken = None
         self._lock = threading.Lock()
-        port, = free_ports(1)
-        self._controller = Controller(self, hostname="127.0.0.1", port=port)
+        self._port, = free_ports(1)
+        self.settings = {"smtp_url": f"smtp://127.0.0.1:{self._port}", "mail_from": MAIL_FROM, "console_url": CONSOLE_URL}
+        self._controller: Controller | None = None
+        self.come_back()
+
+    def come_back(self) -> None:
+        self._controller = Controller(self, hostname="127.0.0.1", port=self._port)
         self._controller.start()
-        self.settings = {"smtp_url": f"smtp://127.0.0.1:{port}", "mail_from": MAIL_FROM, "console_url": CONSOLE_URL}
+        await_condition(self.listens, 10, "the mail server listens")
+
+    def go_away(self) -> None:
+        """Connections that are open end with it."""
+        self._controller.stop()
+        self._controller = None
+        await_condition(lambda: not self.listens(), 10, "nobody listens at the mail server's port")
 
     async def handle_DATA(self, _server, _session, envelope):  # noqa: N802 (aiosmtpd's name)
         with self._lock:
             self.tries += 1
             if self.refuse is not None:
                 return self.refuse
-            self.mails.append(Mail(envelope.mail_from, list(envelope.rcpt_tos),
-                                   email.message_from_bytes(envelope.content, policy=email.policy.default)))
-            return "250 2.0.0 taken"
+            mail = Mail(envelope.mail_from, list(envelope.rcpt_tos), email.message_from_bytes(envelope.content, policy=email.policy.default))
+            self.mails.append(mail)
+        if self.on_taken is not None:
+            self.on_taken(mail)
+        return "250 2.0.0 taken"
 
     def to(self, address: str) -> list[Mail]:
         with self._lock:
@@ -76,12 +90,12 @@ class Mailbox:
         return self.to(address)
 
     def listens(self) -> bool:
-        url = urllib.parse.urlsplit(self.settings["smtp_url"])
         try:
-            socket.create_connection((url.hostname, url.port), 1).close()
+            socket.create_connection(("127.0.0.1", self._port), 1).close()
         except OSError:
             return False
         return True
 
     def close(self) -> None:
-        self._controller.stop()
+        if self._controller is not None:
+            self._controller.stop()

@@ -54,30 +54,47 @@ def kafka_home() -> dict[str, str]:
     return {"LOCAL_KAFKA_HOME": str(ROOT / ".build" / name)}
 
 
+def local_environment(folder: pathlib.Path, *names: str) -> dict[str, str]:
+    """For the scripts of deploy/local: this folder, this build, a free port for each of names (LOCAL_…_PORT)."""
+    kept = {"LOCAL_KAFKA": os.environ["LOCAL_KAFKA"]} if os.environ.get("LOCAL_KAFKA") else {}
+    ports = {f"LOCAL_{name}_PORT": str(port) for name, port in zip(names, free_ports(len(names)))}
+    return {**clean_environment(), **kafka_home(), **kept, **ports, "LOCAL_DIR": str(folder), "LOCAL_BUILD_DIR": str(BUILD)}
+
+
+class Guard:
+    """Ends the stack of this environment when this process is gone without done(): the guard's stdin is then at its end."""
+
+    def __init__(self, environment: dict[str, str]):
+        end = f'read -r word; [ "$word" = done ] || {{ {shlex.quote(str(STACK))} kill; {shlex.quote(str(STACK))} purge; }}'
+        self._process = subprocess.Popen(["bash", "-c", end], env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                                         stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def done(self) -> None:
+        self._process.communicate(b"done\n", timeout=START_TIMEOUT_S)
+
+
+def run_local(command: list, environment: dict[str, str], timeout: float, cwd: pathlib.Path = ROOT) -> tuple[int, str]:
+    """Exit status and everything said. Into a file, not a pipe: services inherit it and outlive the call."""
+    with tempfile.TemporaryFile() as output:
+        done = subprocess.run(command, env=environment, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                              timeout=timeout, check=False)
+        output.seek(0)
+        return done.returncode, output.read().decode(errors="replace")
+
+
 class Stack:
     """start() once, close() always."""
 
     def __init__(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="nrw-stack-"))
-        ports = free_ports(4)
-        self._environment = {
-            **clean_environment(), **kafka_home(),
-            "LOCAL_DIR": str(self.folder), "LOCAL_BUILD_DIR": str(BUILD),
-            "LOCAL_PG_PORT": str(ports[0]), "LOCAL_REDIS_PORT": str(ports[1]),
-            "LOCAL_KAFKA_PORT": str(ports[2]), "LOCAL_KAFKA_CONTROLLER_PORT": str(ports[3]),
-        }
-        if os.environ.get("LOCAL_KAFKA"):
-            self._environment["LOCAL_KAFKA"] = os.environ["LOCAL_KAFKA"]
+        self._environment = local_environment(self.folder, "PG", "REDIS", "KAFKA", "KAFKA_CONTROLLER")
         self.exports: dict[str, str] = {}
-        self._guard: subprocess.Popen | None = None
+        self._guard: Guard | None = None
 
     # ---- life ----
 
     def start(self) -> "Stack":
-        # The guard ends the stack when this process is gone without close(): its stdin is then at its end.
-        end = f'read -r word; [ "$word" = done ] || {{ {shlex.quote(str(STACK))} kill; {shlex.quote(str(STACK))} purge; }}'
-        self._guard = subprocess.Popen(["bash", "-c", end], env=self._environment, stdin=subprocess.PIPE,
-                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        self._guard = Guard(self._environment)
         self._run("fetch", "kafka", timeout=FETCH_TIMEOUT_S)
         self._run("start", "postgres", "redis", "kafka")
         self._read_exports()
@@ -94,18 +111,13 @@ class Stack:
             # Also what could not be stopped politely.
             self._run("kill")
             self._run("purge")
-            self._guard.communicate(b"done\n", timeout=START_TIMEOUT_S)
+            self._guard.done()
             self._guard = None
 
     def _run(self, *arguments: str, timeout: float = START_TIMEOUT_S) -> str:
-        # Files, not pipes: the services inherit them and outlive the call.
-        with tempfile.TemporaryFile() as output:
-            done = subprocess.run([STACK, *arguments], env=self._environment, stdin=subprocess.DEVNULL, stdout=output,
-                                  stderr=subprocess.STDOUT, timeout=timeout, check=False)
-            output.seek(0)
-            text = output.read().decode(errors="replace")
-        if done.returncode != 0:
-            raise RuntimeError(f"deploy/local/stack {' '.join(arguments)}: exit {done.returncode}\n{text}")
+        status, text = run_local([STACK, *arguments], self._environment, timeout)
+        if status != 0:
+            raise RuntimeError(f"deploy/local/stack {' '.join(arguments)}: exit {status}\n{text}")
         return text
 
     def _read_exports(self) -> None:
