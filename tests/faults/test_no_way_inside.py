@@ -1,7 +1,8 @@
 """No request reaches an address that the policy denies, whatever URL, DNS, redirect or environment say.
 
 127.77.0.0/16 stands for the public network: the worker is allowed to go there and nowhere else, so that no packet leaves this machine.
-Everything else of 127.0.0.0/8, ::1 and this machine's own addresses are the inside, and canaries listen there on the receiver's port.
+Everything else of 127.0.0.0/8, ::1 and this machine's own addresses, a private one among them, are the inside, and canaries listen there on
+the receiver's port.
 """
 
 import concurrent.futures
@@ -11,7 +12,7 @@ import uuid
 
 import pytest
 from support.inside import ADDRESSES, DENIED_BY_OPERATOR, LOOPBACK, SPELLINGS, url_of
-from support.listeners import Canary, own_addresses
+from support.listeners import Canary, own_addresses, private_address
 from support.produce import envelope
 from support.sink import Sink
 from support.tenant import Webhook
@@ -44,12 +45,22 @@ def outside(tmp_path):
     """The receiver on the public stand-in, and canaries on the same port everywhere else."""
     sink = Sink(tmp_path / "outside", listen=f"{PUBLIC}:0")
     port = int(sink.address.rsplit(":", 1)[1])
-    canary = Canary("127.0.0.1", "127.0.0.2", DENIED_BY_OPERATOR, "::1", *own_addresses(), port=port)
-    assert len(canary.addresses) >= 3, "the canaries could not listen"
+    loopback = {"127.0.0.1", "127.0.0.2", DENIED_BY_OPERATOR}
+    canary = Canary(*loopback, "::1", *own_addresses(), port=port)
+    assert loopback <= set(canary.addresses), "the canaries could not listen"
     canary.touch()
     yield sink, canary
     canary.close()
     sink.close()
+
+
+@pytest.fixture
+def private():
+    try:
+        with private_address() as address:
+            yield address
+    except LookupError as error:
+        pytest.skip(str(error))
 
 
 def insert_unusable(stack, tenant, url):
@@ -131,6 +142,39 @@ def test_no_denied_address_is_ever_connected_to(stack, topic, tenant, outside, d
 
     row, = await_condition(rebound, 20, "the second answer is used")
     assert re.search(LOOPBACK, row["error"])
+    assert not canary.hits, canary.hits
+
+
+def test_a_private_address_of_this_machine_is_never_connected_to(stack, topic, tenant, private, outside, dns, producer, start_worker):
+    """A neighbour in the private network, where somebody does listen: by address, by name, by redirect, by a name that moves there."""
+    sink, canary = outside
+    port = canary.port
+    canary.listen(private)
+    assert private in canary.addresses, "no canary could listen on the private address: the test would prove nothing"
+    canary.touch()
+    reason = re.escape(private) + ".*private"
+    answer = [PUBLIC]
+    dns.answers["private.example.net"] = [private]
+    dns.answers["both.example.net"] = [PUBLIC, private]
+    dns.answers["moves.example.net"] = lambda: list(answer)
+    denied = [insert_unusable(stack, tenant, url_of(private, port)), tenant.webhook(f"http://private.example.net:{port}/"),
+              tenant.webhook(f"http://both.example.net:{port}/")]
+    redirect = tenant.webhook(sink.url("/redirect", f"redirect=http%3A%2F%2F{private}%3A{port}%2F&status=307"))
+    moves = tenant.webhook(f"http://moves.example.net:{port}/moves")
+    worker = start_worker(dns_servers=dns.address, **SETTINGS)
+
+    def outcome():
+        event = producer.one(envelope(tenant.id))
+        topic.await_settled(worker.group)
+        return event, moves.attempts(event)[0]
+
+    first, row = outcome()
+    assert row["outcome"] == "delivered"
+    assert not [problem for webhook in denied if (problem := refused(webhook, first, reason))]
+    assert "redirects are not followed" in redirect.attempts(first)[0]["error"]
+    answer[:] = [private]
+    row = await_condition(lambda: (lambda row: row if row["outcome"] == "failed" else None)(outcome()[1]), 20, "the new answer is used")
+    assert re.search(reason, row["error"])
     assert not canary.hits, canary.hits
 
 

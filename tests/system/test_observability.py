@@ -12,7 +12,7 @@ from support.paths import ROOT
 from support.prometheus import DASHBOARD, OBSERVABILITY, RULES, Prometheus, alerts, dashboard_queries, metrics_table, promtool, rules
 from support.wait import await_condition
 
-ALERT_TESTS = ROOT / "tests" / "rules" / "alerts.yml"
+RULE_TESTS = sorted((ROOT / "tests" / "rules").glob("*.yml"))
 RUNBOOK = ROOT / "deploy" / "README.md"
 GRAFANA_NEEDS = {"id", "type", "title", "gridPos"}
 
@@ -36,7 +36,7 @@ def running(start_worker, start_api, tenant, sink, producer):
 
 def test_promtool_is_content_with_the_rules_and_their_tests_pass():
     promtool("check", "rules", *sorted(RULES.glob("*.yml")))
-    print(promtool("test", "rules", ALERT_TESTS))
+    print(promtool("test", "rules", *RULE_TESTS))
 
 
 def test_promtool_is_content_with_the_sample_configurations(tmp_path):
@@ -50,13 +50,25 @@ def test_promtool_is_content_with_the_sample_configurations(tmp_path):
     promtool("check", "config", "--syntax-only", tmp_path / "rest.yml")
 
 
+def rule_tests(kind):
+    """(name of its group of series, test) of each alert_rule_test or promql_expr_test."""
+    return [(test["name"], one) for path in RULE_TESTS for test in yaml.safe_load(path.read_text())["tests"] for one in test.get(kind, [])]
+
+
 def test_each_alert_is_seen_firing_and_not_firing():
+    """promtool compares every label and annotation of those that fire."""
     seen = {}
-    for test in yaml.safe_load(ALERT_TESTS.read_text())["tests"]:
-        for one in test["promql_expr_test"]:
-            assert f'alertname="{test["name"]}"' in one["expr"]
-            seen.setdefault(test["name"], set()).add(one["exp_samples"][0]["value"])
-    assert seen == {name: {0, 1} for name in alerts()}
+    for name, one in rule_tests("alert_rule_test"):
+        assert one["alertname"] == name
+        seen.setdefault(name, set()).add(bool(one["exp_alerts"]))
+        for alert in one["exp_alerts"]:
+            assert alert["exp_labels"]["severity"] and alert["exp_annotations"].keys() == {"summary", "description", "runbook_url"}, name
+    assert seen == {name: {False, True} for name in alerts()}
+
+
+def test_each_recorded_series_has_its_values_tested():
+    tested = {one["expr"] for _, one in rule_tests("promql_expr_test") if any(sample["value"] for sample in one["exp_samples"])}
+    assert tested == {f"round({rule['record']}, 0.0001)" for rule in rules() if "record" in rule}
 
 
 def test_each_alert_says_what_it_is_and_has_its_section_in_the_runbook():

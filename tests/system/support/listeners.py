@@ -1,11 +1,17 @@
 """Raw TCP listeners of a test: a canary that nobody may ever reach, and an endpoint that answers without end and counts."""
 
+import contextlib
+import ipaddress
+import os
+import random
 import socket
+import subprocess
 import threading
 
 from support.wait import await_condition
 
 BACKLOG = 128
+PRIVATE = [ipaddress.ip_network(network) for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
 
 
 def own_addresses() -> list[str]:
@@ -23,6 +29,26 @@ def own_addresses() -> list[str]:
     return found
 
 
+@contextlib.contextmanager
+def private_address():
+    """A private IPv4 address of this machine: its own, else one that the loopback interface has meanwhile. LookupError says why there is none."""
+    own = [address for address in own_addresses() if ":" not in address and any(ipaddress.ip_address(address) in network for network in PRIVATE)]
+    if own:
+        yield own[0]
+        return
+    address = f"10.255.{random.randrange(256)}.{random.randrange(1, 255)}"
+    if os.geteuid() != 0:
+        raise LookupError("this machine has no private address, and only root may give it one")
+    try:
+        subprocess.run(["ip", "address", "add", f"{address}/32", "dev", "lo"], check=True, timeout=10, stderr=subprocess.PIPE, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise LookupError(f"this machine has no private address and takes none: {getattr(error, 'stderr', None) or error}") from error
+    try:
+        yield address
+    finally:
+        subprocess.run(["ip", "address", "del", f"{address}/32", "dev", "lo"], check=True, timeout=10)
+
+
 class Canary:
     """Listens on one port of every given address (those that this machine has) and notes who connects."""
 
@@ -32,18 +58,22 @@ class Canary:
         self.addresses: list[str] = []
         self.port = port
         for address in addresses:
-            s = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-            try:
-                s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                s.bind((address, self.port))
-            except OSError:
-                s.close()  # no IPv6 here, or taken
-                continue
-            self.port = s.getsockname()[1]
-            s.listen(BACKLOG)
-            self._sockets.append(s)
-            self.addresses.append(address)
-            threading.Thread(target=self._watch, args=(s, address), daemon=True).start()
+            self.listen(address)
+
+    def listen(self, address: str) -> None:
+        """Also there, unless it does already."""
+        s = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        try:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.bind((address, self.port))
+        except OSError:
+            s.close()  # no IPv6 here, or taken
+            return
+        self.port = s.getsockname()[1]
+        s.listen(BACKLOG)
+        self._sockets.append(s)
+        self.addresses.append(address)
+        threading.Thread(target=self._watch, args=(s, address), daemon=True).start()
 
     def _watch(self, s: socket.socket, address: str) -> None:
         while True:

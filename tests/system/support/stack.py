@@ -5,6 +5,7 @@ the same port with the same data. The stack goes with close(), and also when thi
 """
 
 import contextlib
+import copy
 import os
 import pathlib
 import random
@@ -156,6 +157,20 @@ class Stack:
         with self.connect() as connection:
             cursor = connection.execute(sql, parameters)
             return cursor.fetchall() if cursor.description else []
+
+    @contextlib.contextmanager
+    def another_database(self, name: str):
+        """with stack.another_database("x") as other: … the same services, but an empty database of PostgreSQL and one of Redis."""
+        other = copy.copy(self)
+        other.exports = {**self.exports, "NRW_DATABASE_URL": self.database_url.rsplit("/", 1)[0] + "/" + name,
+                         "NRW_REDIS_URL": self.exports["NRW_REDIS_URL"].rsplit("/", 1)[0] + "/1"}
+        with self.connect(superuser=True) as connection:
+            connection.execute(f'create database "{name}" owner netrecon')
+        try:
+            yield other
+        finally:
+            with self.connect(superuser=True) as connection:
+                connection.execute(f'drop database "{name}" with (force)')
 
     def topic(self, partitions: int = 3) -> Topic:
         return Topic(self, partitions)
