@@ -373,6 +373,7 @@ static void on_checked(void *ctx, const struct pg_reply *reply)
     }
     if (strcmp(PQgetvalue(res, 0, 1), "off") != 0) {
         pg->broken = pg_fault(ERR_DB, "refused", "the session is read-only, as on a standby");
+        pg->first_host++; /* the primary may be the next one of the URL */
         return;
     }
     (void)event_del(pg->timer);
