@@ -5,6 +5,7 @@ import errno
 import os
 import resource
 import socket
+import statistics
 import threading
 import time
 import uuid
@@ -20,11 +21,13 @@ from support.sink import Sink
 from support.stack import free_ports
 from support.wait import PATIENCE, await_condition
 
-# Latencies are measured on a machine that may be busy with something else, which only ever adds to them: the best of some windows is what the
-# worker does by itself, with strangers and without.
-WINDOWS, WINDOWS_MORE = 3, 6
+# Medians of the windows' p99 are compared, with strangers (B) and without (A), in turns, so that whatever else the machine does meets both.
+# Events come in bursts that take the worker some milliseconds: the p99 without strangers is then well above what a turn of the scheduler
+# costs, and the factor of the promise is all the tolerance that is left. What a single window would show but most do not (a stall
+# of the machine, or of ours once in 20 s) is not seen here: nrw_loop_turn_max_seconds and tests/run bench show that.
+TURNS = "A BB AA BB AA B"
+MORE_TURNS = "A BB AA BB AA BB AA B"  # for smaller windows
 FACTOR = 2
-GRAIN_US = 5_000  # below it a factor means nothing: a scheduler's turn
 ROWS = int(os.environ.get("FAULT_ROWS", "200000"))
 
 
@@ -51,18 +54,15 @@ def latency(sink):
     return found
 
 
-def best_of(load, bound=None):
-    """(lowest p99, all windows): WINDOWS of them; or with a bound as many as it takes, up to WINDOWS_MORE."""
-    found = []
-    while len(found) < (WINDOWS if bound is None else WINDOWS_MORE):
-        found.append(load())
-        if bound is not None and found[-1]["p99"] <= bound:
-            break
-    return min(one["p99"] for one in found), found
-
-
-def allowed(alone_us):
-    return max(FACTOR * alone_us, alone_us + GRAIN_US)
+def compare(alone, beside, what, turns=TURNS):
+    """Runs the windows and returns the medians of both p99, in µs. What strangers have left over is over when alone() begins to measure."""
+    found = {"A": [], "B": []}
+    for turn in turns.replace(" ", ""):
+        found[turn].append((alone if turn == "A" else beside)())
+    print("\n" + "\n".join(f"{name}: {'; '.join(map(shown, found[turn]))}" for turn, name in (("A", "alone"), ("B", what))))
+    medians = [statistics.median(one["p99"] for one in found[turn]) for turn in "AB"]
+    print(f"medians of the p99: {medians[0] / 1000:.1f} ms alone, {medians[1] / 1000:.1f} ms {what}, {medians[1] / medians[0]:.2f} of it")
+    return medians
 
 
 def shown(found):
@@ -105,32 +105,36 @@ def process_numbers(pid):
 
 # ---- the backlog of an outage ----
 
+# New work that needs half of all requests: with the retries' share that is all there is but the last fifth, which is for endpoints without one.
+NEW, NEW_RATE = 100, 5
+
 
 @pytest.mark.slow
 def test_overdue_rows_of_an_outage(stack, topic, tenant, sink, quick, start_worker, tmp_path):
     """Claims never exceed what may be sent, no lane is above its cap, new events keep their share, all are served."""
-    requests_max, share = 2000, 30
+    requests_max, share = 1000, 30
     capped = Sink(tmp_path / "capped", ledger=False)
     failing = Sink(tmp_path / "failing", ledger=False)
     cap, n_slow, n_failing = 8, ROWS // 100, 100
     others = bulk.tenants(stack, [uuid.uuid4() for _ in range(20)])
-    many = bulk.webhooks(stack, [(other.id, sink.url(f"/many-{i}")) for i, other in enumerate(others)])
+    many = bulk.webhooks(stack, [(others[i % len(others)].id, sink.url(f"/many-{i}")) for i in range(60)])
     for i in range(len(many)):
         sink.secret(f"/many-{i}", many[i].secret)
     slow, = bulk.webhooks(stack, [(others[0].id, capped.url("/slow", "delay=10ms"))])
     bad, = bulk.webhooks(stack, [(others[1].id, failing.url("/bad", "status=500&delay=5ms"))], status="failing", failing_since="now")
-    bulk.webhooks(stack, [(tenant.id, quick.url("/new"))])
+    bulk.webhooks(stack, [(tenant.id, quick.url(f"/new-{i}", "delay=1s")) for i in range(NEW)])
     try:
         began = time.monotonic()
-        events = {webhook.id: bulk.overdue(stack, webhook, ROWS // len(many)) for webhook in many}
+        events = {webhook.id: bulk.overdue(stack, webhook, ROWS // len(many), spread_s=300) for webhook in many}
         bulk.overdue(stack, slow, n_slow)
         bulk.overdue(stack, bad, n_failing, attempt=5)
         total = sum(map(len, events.values())) + n_slow + n_failing
         print(f"\n{total} overdue rows, written in {time.monotonic() - began:.1f} s")
         client = redis.Redis.from_url(stack.exports["NRW_REDIS_URL"])
         client.flushall()  # nobody has told Redis of these rows; now it is known that it does not know them
+        sink.set("*", "delay=1s")  # while there are new events: retries take all the requests that they may
         worker = start_worker(requests_max=requests_max, retry_share=share, lane_concurrency=cap, lane_concurrency_start=cap,
-                              retry_delays=delays(1))
+                              host_concurrency=requests_max, retry_delays=delays(1))
         raise_priority(worker.pid)
         most = requests_max * share // 100
         connection = stack.connect()
@@ -138,21 +142,31 @@ def test_overdue_rows_of_an_outage(stack, topic, tenant, sink, quick, start_work
         def sample():
             leased, = connection.execute("select count(*) from pending_deliveries where leased_until > now()").fetchone()
             return {"leased": leased, "claimed": client.zcard("{nrw}:leased"), "slow": capped.stats()["delayed"],
-                    "bad": failing.stats()["delayed"], **process_numbers(worker.pid)}
+                    "bad": failing.stats()["delayed"], "new": quick.stats()["delayed"], "retried": sink.stats()["delayed"],
+                    **process_numbers(worker.pid)}
 
         began = time.monotonic()
         watch = Watch(sample)
-        acked = ProduceTool(topic, tenant.id, *SPREAD, count=1500, rate=150, first=True).wait()
-        await_condition(lambda: quick.stats()["requests"] >= len(acked), 30, "all new events have arrived")
+        await_condition(lambda: sink.stats()["delayed"] >= most * 7 // 10, 30, "retries have their share")
+        producing = ProduceTool(topic, tenant.id, *SPREAD, count=15 * NEW_RATE, rate=NEW_RATE, first=True)
+        await_condition(lambda: quick.stats()["requests"] >= 5 * NEW_RATE * NEW, 30, "five seconds of new events")
+        first = len(watch.samples)
+        acked = producing.wait()
+        steady = {name: statistics.median(one[name] for one in watch.samples[first:]) for name in ("new", "retried")}
+        # What arrives in a second is what is in flight: as many as were published, though retries have all that they may.
+        assert steady["new"] >= 0.9 * NEW_RATE * NEW, f"new events had less than they asked for: {steady}"
+        assert steady["retried"] >= 0.7 * most, f"the backlog did not ask for its share, the test would prove nothing: {steady}"
+        await_condition(lambda: quick.stats()["requests"] >= len(acked) * NEW, 30, "all new events have arrived")
         new = latency(quick)
         served = stack.query("select count(*) from attempts where webhook_id = any(%s)", [webhook.id for webhook in many])[0][0]
-        print(f"new events meanwhile: {shown(new)}; {served} retries served by then")
+        print(f"new events meanwhile: {shown(new)}; in flight {steady['new']:.0f} new and {steady['retried']:.0f} retries; {served} retries served by then")
+        sink.clear()
         await_no_pending(stack, [*many, slow, bad], 60 + ROWS / 500)
         took = time.monotonic() - began
         highest = watch.stop()
         print(f"all served in {took:.1f} s: {total / took:.0f} retries/s; at most {most} claimed at once; highest {highest}")
         topic.await_settled(worker.group)
-        assert len(acked) == 1500 == new["n"]
+        assert len(acked) * NEW == new["n"]
         assert served < total, "the backlog was over before the new events were: the test would prove nothing"
         assert new["p99"] <= 1_000_000 * PATIENCE, "new events had to wait for the backlog"
         assert highest["leased"] <= most
@@ -177,6 +191,8 @@ def test_overdue_rows_of_an_outage(stack, topic, tenant, sink, quick, start_work
 # ---- dead endpoints ----
 
 ENDPOINTS, HEALTHY = 500, 5
+FOR_DEAD = "scan.completed"  # the only event that they want
+BURST, BURST_RATE = 50, 200  # events, events/s
 SICK = ("hang", "reset", "status=500", "refuse")
 SPILL_S, SEND_S = 1.0, 1.0
 # Sampled between two turns of the loop, on a busy machine; and the spilled rows have to be written.
@@ -213,37 +229,39 @@ def test_dead_endpoints_cost_the_healthy_ones_nothing(stack, topic, tenant, quic
     # The healthy endpoints' own tenant has dead ones, too: one of each kind that can be tried five times at this tenant's rate.
     near = urls[1:4]
     far = [urls[0], *urls[4:]]
-    sick = bulk.webhooks(stack, [*((tenant.id, url) for _, url in near), *((others[i % len(others)].id, url) for i, (_, url) in enumerate(far))],
-                         active=False)
+    sick = bulk.webhooks(stack, [*((tenant.id, url) for _, url in near), *((others[i % len(others)].id, url) for i, (_, url) in enumerate(far))])
+    stack.query("update webhooks set events = %s where id = any(%s)", [FOR_DEAD], [webhook.id for webhook in sick])
     worker = start_worker(retry_delays=delays(0.3), send_timeout=f"{SEND_S:.0f}s", spill_after=f"{SPILL_S:.0f}s", connect_timeout="1s")
     raise_priority(worker.pid)
-    produced = {tenant.id: [], root: []}
+    produced = dict.fromkeys(("healthy", "near", "far"), 0)
 
-    def load(seconds):
-        """To the tenant of the healthy ones 40 events a second, to all the others together 20."""
-        producing = {tenant.id: ProduceTool(topic, tenant.id, *SPREAD, count=40 * seconds, rate=40, first=True),
-                     root: ProduceTool(topic, root, *SPREAD, count=20 * seconds, rate=20, tenants=len(others), first=True)}
-        for whose, one in producing.items():
-            produced[whose] += one.wait()
-        quick_ones = 40 * seconds * HEALTHY
+    def load(event):
+        """To the tenant of the healthy ones bursts and a steady 40 events a second, to all the others together 20."""
+        seconds = 4
+        tools = {tenant.id: [ProduceTool(topic, tenant.id, *SPREAD, count=BURST_RATE * seconds, rate=BURST_RATE, burst=BURST, first=True),
+                             ProduceTool(topic, tenant.id, *SPREAD, count=40 * seconds, rate=40, event=event, first=True)],
+                 root: [ProduceTool(topic, root, *SPREAD, count=20 * seconds, rate=20, tenants=len(others), event=event, first=True)]}
+        ids = {whose: [tool.wait() for tool in those] for whose, those in tools.items()}
+        produced["healthy"] += sum(map(len, ids[tenant.id]))
+        if event == FOR_DEAD:
+            produced["near"] += len(ids[tenant.id][1])
+            produced["far"] += len(ids[root][0])
+        quick_ones = (BURST_RATE + 40) * seconds * HEALTHY
         await_condition(lambda: quick.stats()["requests"] >= quick_ones, 30, lambda: f"{quick_ones} requests: {quick.stats()['requests']}")
         return latency(quick)
+
+    def alone():
+        await_no_pending(stack, sick, 120)
+        return load("alert.resolved")
 
     def sample():
         metrics = worker.metrics()
         return {"unsettled_s": metrics["nrw_oldest_unsettled_seconds"], "in_flight": metrics["nrw_in_flight"],
                 "pending": sum(value for name, value in metrics.items() if name.startswith("nrw_pending_deliveries")), **process_numbers(worker.pid)}
 
-    load(1)  # whatever happens only once
-    alone_us, windows = best_of(lambda: load(4))
-    print("\nwithout the dead ones: " + "; ".join(map(shown, windows)))
-    before = {whose: len(ids) for whose, ids in produced.items()}
-    notified = worker.metric("nrw_notifications_total")
-    stack.query("update webhooks set active = true where id = any(%s)", [webhook.id for webhook in sick])
-    await_condition(lambda: worker.metric("nrw_notifications_total") >= notified + len(sick), 20, "the worker knows of all dead ones")
+    load("alert.resolved")  # whatever happens only once
     watch = Watch(sample)
-    together_us, windows = best_of(lambda: load(8), allowed(alone_us))
-    print(f"with {len(sick)} dead ones:    " + "; ".join(map(shown, windows)))
+    alone_us, together_us = compare(alone, lambda: load(FOR_DEAD), f"with {len(sick)} dead ones")
     highest = watch.stop()
     metrics = worker.metrics()
     print(f"highest meanwhile: {highest}; longest turn of the loop {1000 * metrics['nrw_loop_turn_max_seconds']:.0f} ms, "
@@ -256,55 +274,58 @@ def test_dead_endpoints_cost_the_healthy_ones_nothing(stack, topic, tenant, quic
     print(f"deliveries to dead endpoints, by attempts made: {[(kind, n, deliveries) for n, kind, deliveries in rows]}, "
           f"{worker.metric('nrw_spills_total'):.0f} spilled")
     assert {n for n, _, _ in rows} == {attempts.ATTEMPTS} and len(rows) == len(SICK), "not all have had their five attempts, and no more"
-    assert together_us <= allowed(alone_us), f"p99 {together_us} µs with the dead ones, {alone_us} µs without"
+    assert together_us <= FACTOR * alone_us, f"p99 {together_us} µs with the dead ones, {alone_us} µs without"
     assert highest["unsettled_s"] <= UNSETTLED_S, "a dead endpoint held a partition's offset"
     assert highest["fds"] <= 1500 and (highest["rss_mib"] <= 128 or PATIENCE > 1)
-    # Every event after they were switched on had all its deliveries.
-    per_tenant = {whose: len(ids) - before[whose] for whose, ids in produced.items()}
+    # Every event had all its deliveries.
     mine = stack.query("select count(distinct delivery_id) from attempts where webhook_id = any(%s)", [webhook.id for webhook in sick[:len(near)]])
-    assert mine == [(per_tenant[tenant.id] * len(near),)]
+    assert mine == [(produced["near"] * len(near),)]
     arrived = stack.query("select count(*), count(distinct delivery_id) from attempts where webhook_id = any(%s) and outcome = 'delivered'",
                           [webhook.id for webhook in healthy])
-    assert arrived == [(len(produced[tenant.id]) * HEALTHY,) * 2]
+    assert arrived == [(produced["healthy"] * HEALTHY,) * 2]
     theirs = stack.query("select count(distinct event_id) from attempts where tenant_id <> %s and webhook_id = any(%s)", tenant.id,
                          [webhook.id for webhook in sick])
-    assert theirs == [(per_tenant[root],)]
+    assert theirs == [(produced["far"],)]
 
 
 # ---- a loud tenant ----
 
+QUIET, QUIET_RATE, LOUD_RATE = 5, 50, 950  # webhooks; events/s: the quiet one's of a second come at once
+
 
 @pytest.mark.slow
 def test_one_loud_tenant(stack, topic, tenant, quick, start_worker, tmp_path):
-    """95 % of the events are one tenant's. With and without it in turns, so that other noise meets both."""
-    quiet_rate, loud_rate = 30, 570
+    """95 % of the events are one tenant's."""
     loud = bulk.tenants(stack, [uuid.uuid4()])[0]
     stranger = Sink(tmp_path / "loud", ledger=False)
-    bulk.webhooks(stack, [(tenant.id, quick.url("/quiet")), (loud.id, stranger.url("/loud-1", "delay=5ms")), (loud.id, stranger.url("/loud-2"))])
-    alone, beside, acked = [], [], 0
+    bulk.webhooks(stack, [*((tenant.id, quick.url(f"/quiet-{i}")) for i in range(QUIET)), (loud.id, stranger.url("/loud-1", "delay=5ms")),
+                          (loud.id, stranger.url("/loud-2"))])
+    acked = 0
 
-    def load(seconds):
-        ProduceTool(topic, tenant.id, *SPREAD, count=quiet_rate * seconds, rate=quiet_rate, first=True).wait()
-        await_condition(lambda: quick.stats()["requests"] >= quiet_rate * seconds, 30, "all have arrived")
+    def alone():
+        seconds = 4
+        ProduceTool(topic, tenant.id, *SPREAD, count=QUIET_RATE * seconds, rate=QUIET_RATE, burst=QUIET_RATE, first=True).wait()
+        await_condition(lambda: quick.stats()["requests"] >= QUIET_RATE * seconds * QUIET, 30, "all have arrived")
         return latency(quick)
 
-    def best(windows):
-        return min(found["p99"] for found in windows)
+    def beside():
+        nonlocal acked
+        noise = ProduceTool(topic, loud.id, *SPREAD, count=1_000_000, rate=LOUD_RATE)
+        try:
+            await_condition(lambda: stranger.stats()["requests"] >= 2 * acked + LOUD_RATE, 20, "it is loud")
+            return alone()
+        finally:
+            acked += len(noise.stop())
+            topic.await_settled(worker.group)
 
     try:
         worker = start_worker()
         raise_priority(worker.pid)
-        load(1)  # whatever happens only once
-        while not alone or (best(beside) > allowed(best(alone)) and len(alone) < WINDOWS_MORE):
-            alone.append(load(5))
-            noise = ProduceTool(topic, loud.id, *SPREAD, count=1_000_000, rate=loud_rate)
-            await_condition(lambda: stranger.stats()["requests"] >= 2 * acked + loud_rate, 20, "it is loud")
-            beside.append(load(8))
-            acked += len(noise.stop())
-            topic.await_settled(worker.group)
-        print(f"\nalone: {'; '.join(map(shown, alone))}\nbeside {loud_rate} events/s of another tenant: {'; '.join(map(shown, beside))}")
+        alone()  # whatever happens only once
+        beside()
+        alone_us, beside_us = compare(alone, beside, f"beside {LOUD_RATE} events/s of another tenant", MORE_TURNS)
         await_condition(lambda: stranger.stats()["requests"] == 2 * acked, 30, "the loud tenant has got all of its own")
-        assert best(beside) <= allowed(best(alone))
+        assert beside_us <= FACTOR * alone_us
     finally:
         stranger.close()
 

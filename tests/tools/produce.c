@@ -133,8 +133,8 @@ static void tenant_text(const struct produce *p, uint64_t i, char out[UUID_TEXT 
     uuid_format(&id, out);
 }
 
-/* Message i is due at start + i/rate. Sleeps in steps so that reports are collected and a signal is
- * seen. */
+/* Message i is due at start + i/rate, or with the first one of its burst. Sleeps in steps so that
+ * reports are collected and a signal is seen. */
 static void pace(struct produce *p, int64_t start_us, uint64_t i)
 {
     if (p->rate == 0) {
@@ -142,7 +142,7 @@ static void pace(struct produce *p, int64_t start_us, uint64_t i)
             produce_poll(p, 0);
         return;
     }
-    int64_t due = start_us + (int64_t)(i * 1000000 / p->rate);
+    int64_t due = start_us + (int64_t)((i - i % p->burst) * 1000000 / p->rate);
     produce_poll(p, 0);
     while (!produce_stopped) {
         int64_t left = due - clock_mono_us();
@@ -250,7 +250,8 @@ static int print_tenants(const struct produce *p)
 
 int main(int argc, char **argv)
 {
-    struct produce p = {.event = "alert.created", .tenants_n = 1, .timeout_s = 120, .acked_fd = -1};
+    struct produce p = {
+        .event = "alert.created", .tenants_n = 1, .burst = 1, .timeout_s = 120, .acked_fd = -1};
     struct sigaction action = {.sa_handler = on_signal};
     buf_init(&p.message, MESSAGE_MAX);
     produce_parse_options(&p, argc, argv);

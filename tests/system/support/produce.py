@@ -84,14 +84,14 @@ class ProduceTool:
     """tests/tools/produce in the background, for volume. stop() or wait(); acked() may be asked at any time. first: before all others on the
     processor, where latency is measured."""
 
-    def __init__(self, topic, tenant_id, *options: str, count: int | None = None, rate: int | None = None, event: str = "alert.created",
-                 tenants: int = 1, size: int | None = None, first: bool = False):
+    def __init__(self, topic, tenant_id, *options: str, count: int | None = None, rate: int | None = None, burst: int | None = None,
+                 event: str = "alert.created", tenants: int = 1, size: int | None = None, first: bool = False):
         self._folder = tempfile.TemporaryDirectory(prefix="nrw-produce-")
         self.acked_path = pathlib.Path(self._folder.name) / "acked"
         self.acked_path.touch()
         command = ["setpriv", "--pdeathsig", "KILL", str(PRODUCE), "--brokers", topic.stack.brokers, "--topic", topic.name,
                    "--tenant", str(tenant_id), "--event", event, "--acked", str(self.acked_path), "--tenants", str(tenants), "--wait"]
-        for name, value in (("--count", count), ("--rate", rate), ("--size", size)):
+        for name, value in (("--count", count), ("--rate", rate), ("--burst", burst), ("--size", size)):
             if value is not None:
                 command += [name, str(value)]
         self.process = subprocess.Popen([*command, *options], env=clean_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

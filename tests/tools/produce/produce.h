@@ -19,7 +19,7 @@ struct produce {
     const char *brokers, *topic, *event, *data, *samples_dir, *file, *key, *acked_path, *conf_path;
     struct uuid tenant;
     bool has_tenant, all_events, from_stdin, wait_topic, print_tenants;
-    uint64_t count, tenants_n, size, rate, timeout_s;
+    uint64_t count, tenants_n, size, rate, burst, timeout_s;
     int64_t timestamp_ms; /* 0: now */
     const char *properties[PROPERTIES_MAX];
     size_t properties_n;

@@ -17,6 +17,7 @@ static const char usage[] =
     "  --count N              messages (default 1; with --event all 14)\n"
     "  --rate R               per second, evenly; data.produced_at_us is then the wall time of the "
     "call\n"
+    "  --burst N              with --rate: N at once, as often as makes the rate (default 1)\n"
     "  --tenants N            N tenants in turn: the given one and UUIDv5(given, \"tenant-<i>\"), "
     "i = 1 .. N-1\n"
     "  --print-tenants        print their ids, one a line, and end\n"
@@ -41,6 +42,7 @@ enum option_id {
     OPT_EVENT,
     OPT_COUNT,
     OPT_RATE,
+    OPT_BURST,
     OPT_DATA,
     OPT_SAMPLES,
     OPT_SIZE,
@@ -64,6 +66,7 @@ static const struct option long_options[] = {
     {"event", required_argument, NULL, OPT_EVENT},
     {"count", required_argument, NULL, OPT_COUNT},
     {"rate", required_argument, NULL, OPT_RATE},
+    {"burst", required_argument, NULL, OPT_BURST},
     {"data", required_argument, NULL, OPT_DATA},
     {"samples", required_argument, NULL, OPT_SAMPLES},
     {"size", required_argument, NULL, OPT_SIZE},
@@ -112,6 +115,9 @@ static bool number_option(struct produce *p, int id)
         return true;
     case OPT_RATE:
         p->rate = number("--rate", optarg, 1, 10000000);
+        return true;
+    case OPT_BURST:
+        p->burst = number("--burst", optarg, 1, 1000000);
         return true;
     case OPT_SIZE:
         p->size = number("--size", optarg, 1, MESSAGE_MAX);
