@@ -10,7 +10,7 @@ from support import ledger
 from support.dns import HANG
 from support.listeners import Flood
 from support.produce import SPREAD, ProduceTool, envelope, produce_many
-from support.wait import PATIENCE, await_condition
+from support.wait import PATIENCE, await_condition, in_time
 
 TURN_MAX_S = 0.05
 TRIES = 3  # a loop turn is measured on a machine that may be busy with something else
@@ -39,7 +39,7 @@ def test_hanging_resolver_never_blocks_the_loop(stack, topic, tenant, sink, subs
         produced_at = time.monotonic()
         acked += ProduceTool(topic, tenant.id, *SPREAD, count=100, rate=50).wait()
         sink.wait(before + 100, path, timeout=10)
-        assert time.monotonic() - produced_at < (4 + TOLERANCE_S) * PATIENCE, "the healthy endpoint had to wait for a stranger"
+        in_time(time.monotonic() - produced_at < (4 + TOLERANCE_S) * PATIENCE, "the healthy endpoint had to wait for a stranger")
         # All look-ups have given up (2 s), all requests have been cut (5 s).
         topic.await_settled(worker.group, timeout=60)
         turns.append(worker.metric("nrw_loop_turn_max_seconds"))

@@ -25,7 +25,7 @@ from support.sink import Sink
 from support.smtp import CONSOLE_URL, MAIL_FROM
 from support.stack import free_ports
 from support.tenant import Tenant
-from support.wait import PATIENCE, await_condition
+from support.wait import PATIENCE, await_condition, in_time
 from support.worker import Worker
 
 MANY = 1000  # deliveries that are given up at the same time
@@ -82,7 +82,8 @@ def check_times(rows, schedule):
         assert delay - rounding <= promised <= delay * (1 + attempts.JITTER) + WRITTEN_S, (
             f"after attempt {made['attempt']}: promised {promised:.3f} s later, by the table {delay} s")
         late = (following["started_at"] - made["next_attempt_at"]).total_seconds()
-        assert -attempts.TICK_S <= late <= LATE_S, f"attempt {following['attempt']} began {late:+.3f} s after its time"
+        assert late >= -attempts.TICK_S, f"attempt {following['attempt']} began {late:+.3f} s after its time"
+        in_time(late <= LATE_S, f"attempt {following['attempt']} began {late:+.3f} s after its time")
     assert rows[-1]["next_attempt_at"] is None, "a time is promised for an attempt that never comes"
 
 
@@ -509,7 +510,8 @@ def test_default_schedule_attempt_2_comes_after_30_s(early):
     first, second = sink.ledger(delivery_id=str(webhook.delivery_id(event)))
     took = (when(second) - when(first)).total_seconds()
     print(f"\nattempt 2 came {took:.3f} s after attempt 1")
-    assert 30 <= took <= 33 + LATE_S
+    assert took >= 30
+    in_time(took <= 33 + LATE_S, f"{took:.1f} s")
     # The table's next row, as far as it can be seen without waiting for it.
     pending, = webhook.pending(event)
     assert pending["next_attempt"] == 3 and pending["next_attempt_at"] == rows[1]["next_attempt_at"]
@@ -627,7 +629,8 @@ def test_flushall_and_kill_of_redis_lose_no_retry(stack, topic, tenant, subscrib
     rebuilds = sum(worker.metric("nrw_schedule_rebuilds_total") for worker in workers)
     print(f"{faults}: {rebuilds:.0f} rebuilds, {sum(worker.metric('nrw_retries_swept_total') for worker in workers):.0f} swept; {late}")
     # The default setting is within the promise (test_config); this one is that much faster, and a killed Redis has to start again.
-    assert max(late.late) <= 1.6 * RECONCILE_S + 3 * LATE_S < LATE_MAX_S
+    assert 1.6 * RECONCILE_S + 3 * LATE_S < LATE_MAX_S
+    in_time(max(late.late) <= 1.6 * RECONCILE_S + 3 * LATE_S, str(late))
     assert rebuilds >= 1
     attempts.check(stack, sink, topic, webhooks, acked, what="Redis wiped and killed")
 
@@ -645,7 +648,7 @@ def test_members_that_vanish_from_redis_are_found(stack, topic, tenant, subscrib
     await_condition(lambda: len(sink.ledger(answer=200)) == len(acked), 1.6 * RECONCILE_S + 20, "all are delivered")
     await_no_pending(stack, [webhook])
     assert worker.metric("nrw_schedule_reconciled_total") > 0 and worker.metric("nrw_schedule_rebuilds_total") == rebuilds
-    assert max(attempts.lateness(stack, sink, [webhook]).late) <= 1.6 * RECONCILE_S + 2 * LATE_S
+    in_time(max(attempts.lateness(stack, sink, [webhook]).late) <= 1.6 * RECONCILE_S + 2 * LATE_S)
     attempts.check(stack, sink, topic, [webhook], acked, what="vanished from Redis")
 
 
@@ -669,7 +672,8 @@ def test_redis_absent(stack, topic, tenant, subscribe, sink, start_worker, tmp_p
         late = attempts.lateness(stack, sink, failing)
         swept = worker.metric("nrw_retries_swept_total")
         print(f"\nwithout Redis: first attempts p50 {absent['p50'] / 1000:.1f} ms, p99 {absent['p99'] / 1000:.1f} ms; {late}; {swept:.0f} swept")
-        assert swept > 0 and max(late.late) <= SWEPT_S
+        assert swept > 0
+        in_time(max(late.late) <= SWEPT_S, str(late))
         stack.redis_start()
         await_condition(lambda: worker.metric("nrw_redis_up") == 1, 20, "Redis is back")
         fast.reset_counters()
@@ -679,7 +683,7 @@ def test_redis_absent(stack, topic, tenant, subscribe, sink, start_worker, tmp_p
         present = fast.stats()["latency_us"]
         print(f"with Redis: first attempts p50 {present['p50'] / 1000:.1f} ms, p99 {present['p99'] / 1000:.1f} ms")
         # What was due in a second is swept together, and new events share the processor with it.
-        assert absent["p99"] <= (2 * present["p99"] + 100_000) * PATIENCE
+        in_time(absent["p99"] <= (2 * present["p99"] + 100_000) * PATIENCE)
         assert fast.stats()["requests"] == 400 and worker.metric("nrw_schedule_claimed_total") > 0
         attempts.check(stack, sink, topic, failing, acked, what="Redis absent")
 
@@ -697,8 +701,9 @@ def test_redis_absent_for_3_minutes(absent):
         "select extract(epoch from started_at - received_at)::float from attempts where webhook_id = %s", quick.id))
     print(f"\n{ABSENT_S:.0f} s without Redis: {len(waits)} first attempts after p50 {1000 * waits[len(waits) // 2]:.1f} ms, "
           f"p99 {1000 * waits[len(waits) * 99 // 100]:.1f} ms; {late}")
-    assert len(waits) == len(acked) and waits[len(waits) * 99 // 100] <= 1 * PATIENCE
-    assert max(late.late) <= SWEPT_S
+    assert len(waits) == len(acked)
+    in_time(waits[len(waits) * 99 // 100] <= 1 * PATIENCE)
+    in_time(max(late.late) <= SWEPT_S, str(late))
     absent.redis_at(absent.port)
     await_condition(lambda: worker.metric("nrw_redis_up") == 1, 20, "Redis is there")
     acked += absent.producer.many(absent.tenant.id, 20)

@@ -13,6 +13,12 @@ class Late(AssertionError):
     """Too late, or too slow: what a machine that is busy with something else can cause. tests/run makes such a test once more."""
 
 
+def in_time(is_so, what="it took too long"):
+    """For what a busy machine can make untrue: a time, a latency, a rate."""
+    if not is_so:
+        raise Late(what() if callable(what) else what)
+
+
 def await_condition(fn, timeout, what):
     """Polls fn() until it is true and returns its value; at the deadline fails with the last value. what: text, or a callable that
     makes it."""
