@@ -1,14 +1,13 @@
 /* One PostgreSQL connection: connects, checks the server, pipelines units, hands back replies and
  * notifications, gives up on a stalled server and connects again. Knows no SQL but its own check of
  * synchronous_commit, keeps no unit for a second try: its users do, they know what is idempotent.
- * libpq's connect resolves a host NAME with a blocking getaddrinfo() inside PQconnectStart: give an
- * address or a socket folder, or a name that /etc/hosts or a local cache answers. With several
- * hosts in the URL all of them share one connect_timeout, which one that says nothing uses up: the
- * next try then begins with another one. Logs only what its user cannot learn (why there is no
- * connection yet); the rest is at debug.
+ * Host names are resolved on the loop (pg_hosts.c) before libpq connects, which would block. All
+ * hosts and addresses share one connect_timeout, which one that says nothing uses up: the next try
+ * then begins with another one. Logs only what its user cannot learn (why there is no connection
+ * yet); the rest is at debug.
  *
- *   WAITING --timer--> CONNECTING --libpq ok--> CHECKING --check ok--> UP
- *      ^------------------- any failure, lose() ----------------------| */
+ *   WAITING --timer--> RESOLVING --addresses--> CONNECTING --libpq ok--> CHECKING --ok--> UP
+ *      ^------------------------- any failure, lose() -------------------------------------| */
 #include "pg.h"
 
 #include <event2/util.h>
@@ -23,22 +22,21 @@
 #include "log.h"
 #include "mem.h"
 #include "metrics.h"
+#include "pg_hosts.h"
 #include "pg_libpq.h"
 
-#define PG_MAGIC               0x70676363u
-#define SERVER_VERSION_MIN     150000
-#define BACKOFF_MIN_MS         100
-#define BACKOFF_MAX_MS         4000 /* and a quarter of jitter: never above 5 s */
-#define CONNECT_TIMEOUT_S      "5"
-#define CONNECT_TIMEOUT_MAX_MS 60000 /* also where the URL says "for ever" */
-#define UNITS_PER_TURN         32    /* replies delivered before the loop gets its turn  */
-#define NOTIFIES_PER_TURN      256
-#define COMPLAIN_EVERY_US      (30 * INT64_C(1000000))
+#define PG_MAGIC           0x70676363u
+#define SERVER_VERSION_MIN 150000
+#define BACKOFF_MIN_MS     100
+#define BACKOFF_MAX_MS     4000 /* and a quarter of jitter: never above 5 s */
+#define UNITS_PER_TURN     32   /* replies delivered before the loop gets its turn  */
+#define NOTIFIES_PER_TURN  256
+#define COMPLAIN_EVERY_US  (30 * INT64_C(1000000))
 #define CHECK_SQL                                                                                  \
     "SELECT pg_catalog.current_setting('synchronous_commit'),"                                     \
     " pg_catalog.current_setting('transaction_read_only')"
 
-enum pg_state { PG_WAITING, PG_CONNECTING, PG_CHECKING, PG_UP, PG_CLOSED };
+enum pg_state { PG_WAITING, PG_RESOLVING, PG_CONNECTING, PG_CHECKING, PG_UP, PG_CLOSED };
 
 struct unit {
     pg_reply_fn *reply;
@@ -60,6 +58,8 @@ struct pg {
     char *name;
     int64_t stall_us;
 
+    struct pg_hosts *hosts;
+    struct err left_out; /* of this try: hosts without an address */
     PGconn *conn;
     struct event *io;    /* connecting: one shot, re-made after each poll; later: readable */
     struct event *write; /* only while PQflush says that something is left   */
@@ -75,7 +75,7 @@ struct pg {
     struct counter *lost;
 
     int backoff_ms;
-    unsigned first_host; /* of the URL's: where the next try begins */
+    unsigned first_host; /* of the URL's, or its addresses: where the next try begins */
     unsigned tries;      /* failed ones since the last time it was up */
     int64_t complained_us;
 };
@@ -92,7 +92,8 @@ static struct pg *pg_of(void *ctx)
 
 static void set_state(struct pg *pg, enum pg_state state)
 {
-    static const char *const names[] = {"waiting", "connecting", "checking", "up", "closed"};
+    static const char *const names[] = {"waiting",  "resolving", "connecting",
+                                        "checking", "up",        "closed"};
     log_debug("pg.state", F_STR("name", pg->name), F_STR("from", names[pg->state]),
               F_STR("to", names[state]));
     pg->state = state;
@@ -317,6 +318,7 @@ static void complain(struct pg *pg, const struct err *why)
     if (pg->tries++ == 0 || now - pg->complained_us >= COMPLAIN_EVERY_US) {
         pg->complained_us = now;
         log_warn("pg.connect_failed", F_STR("name", pg->name), F_INT("tries", pg->tries),
+                 F_STR("not_tried", pg->left_out.code == ERR_NONE ? NULL : pg->left_out.text),
                  F_ERR(why));
     }
 }
@@ -481,21 +483,34 @@ static void on_io(evutil_socket_t fd, short what, void *ctx)
     }
 }
 
-static void start_connect(struct pg *pg)
+static void on_place(void *ctx, const struct pg_place *place, const struct err *why)
 {
-    struct err err = {.code = ERR_NONE};
-    set_state(pg, PG_CONNECTING);
-    if (!pg_check_url(pg->url, &err)) { /* libpq's own text could show the password */
+    struct pg *pg = pg_of(ctx);
+    pg->left_out = *why;
+    if (place == NULL) {
+        struct err err = pg_fault(why->code, "cannot connect", why->text);
         lose(pg, &err);
         return;
     }
-    pg->conn = pg_connect_start(pg->url, pg->name, pg->first_host);
+    set_state(pg, PG_CONNECTING);
+    pg->conn = pg_connect_start(pg->url, place, pg->name);
     if (PQstatus(pg->conn) == CONNECTION_BAD) {
         lose_libpq(pg, "cannot connect");
         return;
     }
     arm_timer(pg, pg_connect_timeout_ms(pg->conn) * 1000);
     watch_connect(pg, EV_WRITE);
+}
+
+static void start_connect(struct pg *pg)
+{
+    struct err err = {.code = ERR_NONE};
+    if (!pg_check_url(pg->url, &err)) { /* libpq's own text could show the password */
+        lose(pg, &err);
+        return;
+    }
+    set_state(pg, PG_RESOLVING);
+    pg_hosts_find(pg->hosts, pg->base, pg->first_host, on_place, pg);
 }
 
 static void check_stall(struct pg *pg)
@@ -550,6 +565,7 @@ struct pg *pg_new(struct event_base *base, const char *url, const char *name, in
     pg->magic = PG_MAGIC;
     pg->base = base;
     pg->url = mem_dup(url);
+    pg->hosts = pg_hosts_new(url);
     pg->name = mem_dup(name);
     pg->stall_us = (int64_t)stall_ms * 1000;
     pg->handlers = *handlers;
@@ -582,6 +598,7 @@ void pg_free(struct pg *pg)
     struct err err = pg_fault(ERR_IO, "connection closed by this side", "");
     set_state(pg, PG_CLOSED);
     event_free(pg->timer), pg->timer = NULL;
+    pg_hosts_free(pg->hosts), pg->hosts = NULL;
     close_conn(pg);
     fail_units(pg, &err);
     OPENSSL_cleanse(pg->url, strlen(pg->url));

@@ -3,10 +3,11 @@
  * (redis_link.c); its async layer is not used: it has no timeouts, frees itself in callbacks, and
  * needs glue anyway. Knows no key; keeps no command for a second try, except a script that the
  * server's cache has lost. A server that turned into a read-only replica is left, because the name
- * may lead to its master by now. Called by worker/schedule and api/hints.
+ * may lead to its master by now; after a failed try it is the turn of the name's next address.
+ * Called by worker/schedule and api/hints.
  *
- *   WAITING --timer--> CONNECTING --TCP, TLS--> GREETING --PONG--> UP
- *      ^------------------- any failure, lose() ---------------------| */
+ *   WAITING --timer--> RESOLVING --address--> CONNECTING --TCP, TLS--> GREETING --PONG--> UP
+ *      ^------------------------------ any failure, lose() --------------------------------| */
 #include "redis.h"
 
 #include <event2/util.h>
@@ -37,7 +38,14 @@
 #define LISTENER_STALL_MS  5000
 #define COMPLAIN_EVERY_US  (30 * INT64_C(1000000))
 
-enum redis_state { REDIS_WAITING, REDIS_CONNECTING, REDIS_GREETING, REDIS_UP, REDIS_CLOSED };
+enum redis_state {
+    REDIS_WAITING,
+    REDIS_RESOLVING,
+    REDIS_CONNECTING,
+    REDIS_GREETING,
+    REDIS_UP,
+    REDIS_CLOSED
+};
 
 struct slot {
     redis_reply_fn *fn;
@@ -97,7 +105,8 @@ static struct redis *redis_of(void *ctx)
 
 static void set_state(struct redis *r, enum redis_state state)
 {
-    static const char *const names[] = {"waiting", "connecting", "greeting", "up", "closed"};
+    static const char *const names[] = {"waiting",  "resolving", "connecting",
+                                        "greeting", "up",        "closed"};
     log_debug("redis.state", F_STR("name", r->name), F_STR("from", names[r->state]),
               F_STR("to", names[state]));
     r->state = state;
@@ -223,6 +232,7 @@ static void finish_oldest(struct redis *r, const struct redisReply *reply)
                           reply->str);
         if (r->state == REDIS_UP && starts_with(reply, "READONLY")) {
             r->broken = redis_fault(ERR_DENIED, "left, because it is a read-only replica", "");
+            r->link.turn++;
         }
         reply = NULL;
     }
@@ -321,6 +331,7 @@ static void lose(struct redis *r, const struct err *why)
     struct err err = *why; /* may live in what is closed here */
     bool was_up = r->state == REDIS_UP;
     r->lost->value += was_up;
+    r->link.turn += !was_up;
     set_state(r, REDIS_WAITING);
     (void)event_del(r->timer); /* a failure to delete means that it was not added */
     close_conn(r);
@@ -467,19 +478,25 @@ static void on_write(evutil_socket_t fd, short what, void *ctx)
     }
 }
 
-static void start_connect(struct redis *r)
+static void on_opened(void *ctx, const struct err *err)
 {
-    struct err err = {.code = ERR_NONE};
-    set_state(r, REDIS_CONNECTING);
-    if (!redis_link_open(&r->link, &err)) {
-        lose(r, &err);
+    struct redis *r = redis_of(ctx);
+    if (err->code != ERR_NONE) {
+        lose(r, err);
         return;
     }
+    set_state(r, REDIS_CONNECTING);
     const evutil_socket_t fd = r->link.conn->fd;
     r->read = event_new(r->base, fd, EV_READ | EV_PERSIST, on_read, r);
     r->write = event_new(r->base, fd, EV_WRITE, on_write, r);
     CHECK(r->read != NULL && r->write != NULL && event_add(r->write, NULL) == 0);
     arm_timer(r, CONNECT_TIMEOUT_US);
+}
+
+static void start_connect(struct redis *r)
+{
+    set_state(r, REDIS_RESOLVING);
+    redis_link_open(&r->link, r->base, on_opened, r);
 }
 
 /* --- the timer -------------------------------------------------------------------------- */
