@@ -84,12 +84,12 @@ static void explain(const struct store_lookup *l, struct store_host *host, int s
 {
     int fault = 0;
 
-    if (dnschannel_faults(l->channel, &fault) > 0) {
-        fail_host(host, ERR_IO, "no socket for a DNS query", strerrordesc_np(fault));
-    } else if (status == ARES_ENOTFOUND) {
+    if (status == ARES_ENOTFOUND) {
         fail_host(host, ERR_DNS, "the name does not exist", "");
     } else if (status == ARES_ENODATA) {
         fail_host(host, ERR_DNS, "the name has no address", "");
+    } else if (dnschannel_faults(l->channel, &fault) > 0) {
+        fail_host(host, ERR_IO, "no socket for a DNS query", strerrordesc_np(fault));
     } else if (status == ARES_ETIMEOUT || status == ARES_EDESTRUCTION) {
         fail_host(host, ERR_TIMEOUT, "no DNS server answered in time", "");
     } else {
