@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backoff.h"
 #include "check.h"
 #include "clock.h"
 #include "log.h"
@@ -27,11 +28,8 @@
 
 #define PG_MAGIC           0x70676363u
 #define SERVER_VERSION_MIN 150000
-#define BACKOFF_MIN_MS     100
-#define BACKOFF_MAX_MS     4000 /* and a quarter of jitter: never above 5 s */
-#define UNITS_PER_TURN     32   /* replies delivered before the loop gets its turn  */
+#define UNITS_PER_TURN     32 /* replies delivered before the loop gets its turn  */
 #define NOTIFIES_PER_TURN  256
-#define COMPLAIN_EVERY_US  (30 * INT64_C(1000000))
 #define CHECK_SQL                                                                                  \
     "SELECT pg_catalog.current_setting('synchronous_commit'),"                                     \
     " pg_catalog.current_setting('transaction_read_only')"
@@ -74,10 +72,8 @@ struct pg {
     struct histogram *seconds;
     struct counter *lost;
 
-    int backoff_ms;
+    struct backoff backoff;
     unsigned first_host; /* of the URL's, or its addresses: where the next try begins */
-    unsigned tries;      /* failed ones since the last time it was up */
-    int64_t complained_us;
 };
 
 static void on_io(evutil_socket_t fd, short what, void *ctx);
@@ -302,28 +298,16 @@ static void fail_units(struct pg *pg, const struct err *why)
     }
 }
 
-static void wait_and_retry(struct pg *pg)
-{
-    uint16_t random;
-    evutil_secure_rng_get_bytes(&random, sizeof(random));
-    int64_t ms = pg->backoff_ms + random % (pg->backoff_ms / 4 + 1);
-    pg->backoff_ms = pg->backoff_ms * 2 < BACKOFF_MAX_MS ? pg->backoff_ms * 2 : BACKOFF_MAX_MS;
-    arm_timer(pg, ms * 1000);
-}
-
-/* Once per outage and then every 30 s, with the number of tries. */
 static void complain(struct pg *pg, const struct err *why)
 {
-    int64_t now = clock_mono_us();
-    if (pg->tries++ == 0 || now - pg->complained_us >= COMPLAIN_EVERY_US) {
-        pg->complained_us = now;
-        log_warn("pg.connect_failed", F_STR("name", pg->name), F_INT("tries", pg->tries),
+    if (backoff_failed(&pg->backoff)) {
+        log_warn("pg.connect_failed", F_STR("name", pg->name), F_INT("tries", pg->backoff.tries),
                  F_STR("not_tried", pg->left_out.code == ERR_NONE ? NULL : pg->left_out.text),
                  F_ERR(why));
     }
 }
 
-/* The only way out of CONNECTING, CHECKING and UP. */
+/* The only way out of RESOLVING, CONNECTING, CHECKING and UP. */
 static void lose(struct pg *pg, const struct err *why)
 {
     struct err err = *why; /* may live in what is closed here */
@@ -340,7 +324,7 @@ static void lose(struct pg *pg, const struct err *why)
         pg->handlers.down(pg->handlers.ctx, &err);
         pg->in_callback = false;
     }
-    wait_and_retry(pg);
+    arm_timer(pg, backoff_next_us(&pg->backoff));
 }
 
 static void lose_libpq(struct pg *pg, const char *what)
@@ -379,8 +363,8 @@ static void on_checked(void *ctx, const struct pg_reply *reply)
         return;
     }
     (void)event_del(pg->timer);
-    pg->backoff_ms = BACKOFF_MIN_MS;
-    pg->tries = 0;
+    pg->backoff.ms = 0;
+    pg->backoff.tries = 0;
     set_state(pg, PG_UP);
     if (pg->handlers.up != NULL) {
         pg->handlers.up(pg->handlers.ctx);
@@ -570,7 +554,6 @@ struct pg *pg_new(struct event_base *base, const char *url, const char *name, in
     pg->stall_us = (int64_t)stall_ms * 1000;
     pg->handlers = *handlers;
     register_metrics(pg);
-    pg->backoff_ms = BACKOFF_MIN_MS;
     pg->units = mem_zero(PG_OUTSTANDING_MAX, sizeof(*pg->units));
     pg->timer = evtimer_new(base, on_timer, pg);
     CHECK(pg->timer != NULL);

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backoff.h"
 #include "buf.h"
 #include "check.h"
 #include "clock.h"
@@ -31,12 +32,9 @@
 #define OUTSTANDING_MAX    4096
 #define OUTSTANDING_BYTES  (32u << 20) /* of commands without an answer */
 #define COMMAND_MAX        (4u << 20)
-#define BACKOFF_MIN_MS     100
-#define BACKOFF_MAX_MS     4000                   /* and a quarter of jitter: never above 5 s */
 #define STEADY_US          (5 * INT64_C(1000000)) /* up for so long: the next backoff starts small */
 #define CONNECT_TIMEOUT_US (5 * INT64_C(1000000)) /* until PONG */
 #define LISTENER_STALL_MS  5000
-#define COMPLAIN_EVERY_US  (30 * INT64_C(1000000))
 
 enum redis_state {
     REDIS_WAITING,
@@ -85,10 +83,8 @@ struct redis {
     struct counter *lost;
     struct buf out; /* scratch: the command that is being written */
 
-    int backoff_ms;
+    struct backoff backoff;
     int64_t up_since_us;
-    unsigned tries; /* failed ones since the last time it was up */
-    int64_t complained_us;
 };
 
 static void lose(struct redis *r, const struct err *why);
@@ -305,27 +301,15 @@ static void fail_commands(struct redis *r, const struct err *why)
     }
 }
 
-static void wait_and_retry(struct redis *r)
-{
-    uint16_t random;
-    evutil_secure_rng_get_bytes(&random, sizeof(random));
-    int64_t ms = r->backoff_ms + random % (r->backoff_ms / 4 + 1);
-    r->backoff_ms = r->backoff_ms * 2 < BACKOFF_MAX_MS ? r->backoff_ms * 2 : BACKOFF_MAX_MS;
-    arm_timer(r, ms * 1000);
-}
-
-/* Once per outage and then every 30 s, with the number of tries. */
 static void complain(struct redis *r, const struct err *why)
 {
-    int64_t now = clock_mono_us();
-    if (r->tries++ == 0 || now - r->complained_us >= COMPLAIN_EVERY_US) {
-        r->complained_us = now;
-        log_warn("redis.connect_failed", F_STR("name", r->name), F_INT("tries", r->tries),
+    if (backoff_failed(&r->backoff)) {
+        log_warn("redis.connect_failed", F_STR("name", r->name), F_INT("tries", r->backoff.tries),
                  F_ERR(why));
     }
 }
 
-/* The only way out of CONNECTING, GREETING and UP. */
+/* The only way out of RESOLVING, CONNECTING, GREETING and UP. */
 static void lose(struct redis *r, const struct err *why)
 {
     struct err err = *why; /* may live in what is closed here */
@@ -345,9 +329,9 @@ static void lose(struct redis *r, const struct err *why)
     }
     /* A server that lets us in and throws us out must not be asked ten times a second. */
     if (was_up && clock_mono_us() - r->up_since_us >= STEADY_US) {
-        r->backoff_ms = BACKOFF_MIN_MS;
+        r->backoff.ms = 0;
     }
-    wait_and_retry(r);
+    arm_timer(r, backoff_next_us(&r->backoff));
 }
 
 static void on_read(evutil_socket_t fd, short what, void *ctx)
@@ -394,7 +378,7 @@ static void on_ready(void *ctx, const struct redisReply *reply, const struct err
         return;
     }
     (void)event_del(r->timer);
-    r->tries = 0;
+    r->backoff.tries = 0;
     r->up_since_us = clock_mono_us();
     set_state(r, REDIS_UP);
     if (r->message != NULL) {
@@ -565,7 +549,6 @@ struct redis *redis_new(struct event_base *base, const char *url, const char *na
     if (handlers != NULL) {
         r->handlers = *handlers;
     }
-    r->backoff_ms = BACKOFF_MIN_MS;
     r->slots = mem_zero(OUTSTANDING_MAX, sizeof(*r->slots));
     buf_init(&r->out, COMMAND_MAX);
     r->timer = evtimer_new(base, on_timer, r);
