@@ -1,6 +1,9 @@
 """PostgreSQL and Redis are given by name: a DNS server that does not answer costs what needs it, and nothing else."""
 
+import contextlib
+import socket
 import time
+import urllib.parse
 
 import pytest
 from support.dns import HANG, SERVFAIL
@@ -109,6 +112,22 @@ def test_the_address_that_answers_is_found_among_several(stack, names, start, re
     hosts += f",pg.example.test:{port},127.0.0.9:{port}"
     program = start(database_url=f"{hosts}/{database}", redis_url=by_name(redis_url, "redis.example.test")).ready()
     await_condition(lambda: program.metric("nrw_redis_up") == 1, 10, "Redis is connected")
+
+
+@pytest.mark.slow
+def test_an_address_that_hangs_does_not_hide_the_next_one(stack, names, start, redis_url):
+    database_url = by_name(stack.database_url, "pg.example.test")
+    for name in ("pg.example.test", "redis.example.test"):
+        names.dns.answers[name] = ["127.0.0.9", "127.0.0.1"]
+    with contextlib.ExitStack() as open_until:
+        for url in (database_url, redis_url):
+            # The kernel takes connections, and nobody answers.
+            open_until.enter_context(socket.create_server(("127.0.0.9", urllib.parse.urlsplit(url).port)))
+        program = start(database_url=database_url, redis_url=by_name(redis_url, "redis.example.test"))
+        assert "no connection in time" in program.wait_log("pg.connect_failed")["error"]
+        assert "no connection in time" in program.wait_log("redis.connect_failed")["error"]
+        program.ready(timeout=10)
+        await_condition(lambda: program.metric("nrw_redis_up") == 1, 10, "Redis is connected")
 
 
 def test_a_host_that_was_left_out_is_told_when_the_others_fail(stack, names, start):
