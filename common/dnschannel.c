@@ -1,6 +1,6 @@
 /* Owns the ares_channel, its sockets' events and the sockets themselves: they are opened here, so
  * that errno is seen and that none blocks or outlives an exec. It does not know who asks what, and
- * starts no query. Called by resolver.c only. */
+ * starts no query. Called by resolver.c and store_address.c. */
 #include "dnschannel.h"
 
 #include <errno.h>
@@ -29,6 +29,7 @@ struct watch {
 struct dnschannel {
     unsigned magic;
     struct event_base *base;
+    enum dnschannel_names names;
     ares_channel ares;
     void (*after)(void *ctx);
     void *after_ctx;
@@ -136,6 +137,8 @@ static void on_socket_state(void *ctx, ares_socket_t fd, int readable, int writa
 static bool channel_open(struct dnschannel *c, const char *servers, int timeout_ms, struct err *err)
 {
     static char lookups[] = "b"; /* DNS, no files */
+    const int foreign =
+        c->names == DNSCHANNEL_FOREIGN ? ARES_OPT_FLAGS | ARES_OPT_LOOKUPS | ARES_OPT_NOROTATE : 0;
     struct ares_options options = {
         .flags = ARES_FLAG_NOSEARCH | ARES_FLAG_NOALIASES,
         .timeout = timeout_ms,
@@ -144,9 +147,8 @@ static bool channel_open(struct dnschannel *c, const char *servers, int timeout_
         .sock_state_cb = on_socket_state,
         .sock_state_cb_data = c,
     };
-    int rc = ares_init_options(&c->ares, &options,
-                               ARES_OPT_FLAGS | ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES |
-                                   ARES_OPT_LOOKUPS | ARES_OPT_SOCK_STATE_CB | ARES_OPT_NOROTATE);
+    int rc = ares_init_options(
+        &c->ares, &options, foreign | ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_SOCK_STATE_CB);
 
     if (rc != ARES_SUCCESS) {
         c->ares = NULL;
@@ -195,13 +197,15 @@ static bool channel_open_timed(struct dnschannel *c, const char *servers, int64_
     return channel_open(c, servers, (int)try_ms, err);
 }
 
-struct dnschannel *dnschannel_new(struct event_base *base, const char *servers, int64_t timeout_ms,
-                                  void (*after)(void *ctx), void *ctx, struct err *err)
+struct dnschannel *dnschannel_new(struct event_base *base, enum dnschannel_names names,
+                                  const char *servers, int64_t timeout_ms, void (*after)(void *ctx),
+                                  void *ctx, struct err *err)
 {
     struct dnschannel *c = mem_zero(1, sizeof(*c));
 
     c->magic = CHANNEL_MAGIC;
     c->base = base;
+    c->names = names;
     c->after = after;
     c->after_ctx = ctx;
     LIST_INIT(&c->watches);

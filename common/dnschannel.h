@@ -1,5 +1,5 @@
-/* A c-ares channel living on the loop: sockets are watched, servers and time-outs are set, files
- * are not read. Half of resolver.c: it knows nothing of questions, caches or blame. */
+/* A c-ares channel living on the loop: sockets are watched, servers and time-outs are set. What
+ * resolver.c and store_address.c share: it knows nothing of questions, caches or blame. */
 #ifndef NRW_DNSCHANNEL_H
 #define NRW_DNSCHANNEL_H
 
@@ -11,10 +11,17 @@
 
 struct dnschannel;
 
+enum dnschannel_names {
+    DNSCHANNEL_FOREIGN, /* customers': asked of DNS as they stand, no file, no search domain */
+    DNSCHANNEL_OWN,     /* the operator's: hosts file, search domains and options as /etc says,
+                           which is read anew for each channel */
+};
+
 /* after(ctx) runs after c-ares has worked on a socket, outside of it. servers: as in struct
  * resolver_config. timeout_ms: all tries of one query end within it. */
-struct dnschannel *dnschannel_new(struct event_base *base, const char *servers, int64_t timeout_ms,
-                                  void (*after)(void *ctx), void *ctx, struct err *err) MUST_CHECK;
+struct dnschannel *dnschannel_new(struct event_base *base, enum dnschannel_names names,
+                                  const char *servers, int64_t timeout_ms, void (*after)(void *ctx),
+                                  void *ctx, struct err *err) MUST_CHECK;
 void dnschannel_free(
     struct dnschannel *c); /* open queries are called back with ARES_EDESTRUCTION */
 

@@ -1,14 +1,13 @@
 /* One PostgreSQL connection: connects, checks the server, pipelines units, hands back replies and
  * notifications, gives up on a stalled server and connects again. Knows no SQL but its own check of
  * synchronous_commit, keeps no unit for a second try: its users do, they know what is idempotent.
- * libpq's connect resolves a host NAME with a blocking getaddrinfo() inside PQconnectStart: give an
- * address or a socket folder, or a name that /etc/hosts or a local cache answers. With several
- * hosts in the URL all of them share one connect_timeout, which one that says nothing uses up: the
- * next try then begins with another one. Logs only what its user cannot learn (why there is no
- * connection yet); the rest is at debug.
+ * Host names are resolved on the loop (pg_hosts.c) before libpq connects, which would block. All
+ * hosts and addresses share one connect_timeout, which one that says nothing uses up: the next try
+ * then begins with another one. Logs only what its user cannot learn (why there is no connection
+ * yet); the rest is at debug.
  *
- *   WAITING --timer--> CONNECTING --libpq ok--> CHECKING --check ok--> UP
- *      ^------------------- any failure, lose() ----------------------| */
+ *   WAITING --timer--> RESOLVING --addresses--> CONNECTING --libpq ok--> CHECKING --ok--> UP
+ *      ^------------------------- any failure, lose() -------------------------------------| */
 #include "pg.h"
 
 #include <event2/util.h>
@@ -18,27 +17,24 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backoff.h"
 #include "check.h"
 #include "clock.h"
 #include "log.h"
 #include "mem.h"
 #include "metrics.h"
+#include "pg_hosts.h"
 #include "pg_libpq.h"
 
-#define PG_MAGIC               0x70676363u
-#define SERVER_VERSION_MIN     150000
-#define BACKOFF_MIN_MS         100
-#define BACKOFF_MAX_MS         4000 /* and a quarter of jitter: never above 5 s */
-#define CONNECT_TIMEOUT_S      "5"
-#define CONNECT_TIMEOUT_MAX_MS 60000 /* also where the URL says "for ever" */
-#define UNITS_PER_TURN         32    /* replies delivered before the loop gets its turn  */
-#define NOTIFIES_PER_TURN      256
-#define COMPLAIN_EVERY_US      (30 * INT64_C(1000000))
+#define PG_MAGIC           0x70676363u
+#define SERVER_VERSION_MIN 150000
+#define UNITS_PER_TURN     32 /* replies delivered before the loop gets its turn  */
+#define NOTIFIES_PER_TURN  256
 #define CHECK_SQL                                                                                  \
     "SELECT pg_catalog.current_setting('synchronous_commit'),"                                     \
     " pg_catalog.current_setting('transaction_read_only')"
 
-enum pg_state { PG_WAITING, PG_CONNECTING, PG_CHECKING, PG_UP, PG_CLOSED };
+enum pg_state { PG_WAITING, PG_RESOLVING, PG_CONNECTING, PG_CHECKING, PG_UP, PG_CLOSED };
 
 struct unit {
     pg_reply_fn *reply;
@@ -60,6 +56,8 @@ struct pg {
     char *name;
     int64_t stall_us;
 
+    struct pg_hosts *hosts;
+    struct err left_out; /* of this try: hosts without an address */
     PGconn *conn;
     struct event *io;    /* connecting: one shot, re-made after each poll; later: readable */
     struct event *write; /* only while PQflush says that something is left   */
@@ -74,10 +72,8 @@ struct pg {
     struct histogram *seconds;
     struct counter *lost;
 
-    int backoff_ms;
-    unsigned first_host; /* of the URL's: where the next try begins */
-    unsigned tries;      /* failed ones since the last time it was up */
-    int64_t complained_us;
+    struct backoff backoff;
+    unsigned first_host; /* of the URL's, or its addresses: where the next try begins */
 };
 
 static void on_io(evutil_socket_t fd, short what, void *ctx);
@@ -92,7 +88,8 @@ static struct pg *pg_of(void *ctx)
 
 static void set_state(struct pg *pg, enum pg_state state)
 {
-    static const char *const names[] = {"waiting", "connecting", "checking", "up", "closed"};
+    static const char *const names[] = {"waiting",  "resolving", "connecting",
+                                        "checking", "up",        "closed"};
     log_debug("pg.state", F_STR("name", pg->name), F_STR("from", names[pg->state]),
               F_STR("to", names[state]));
     pg->state = state;
@@ -301,27 +298,16 @@ static void fail_units(struct pg *pg, const struct err *why)
     }
 }
 
-static void wait_and_retry(struct pg *pg)
-{
-    uint16_t random;
-    evutil_secure_rng_get_bytes(&random, sizeof(random));
-    int64_t ms = pg->backoff_ms + random % (pg->backoff_ms / 4 + 1);
-    pg->backoff_ms = pg->backoff_ms * 2 < BACKOFF_MAX_MS ? pg->backoff_ms * 2 : BACKOFF_MAX_MS;
-    arm_timer(pg, ms * 1000);
-}
-
-/* Once per outage and then every 30 s, with the number of tries. */
 static void complain(struct pg *pg, const struct err *why)
 {
-    int64_t now = clock_mono_us();
-    if (pg->tries++ == 0 || now - pg->complained_us >= COMPLAIN_EVERY_US) {
-        pg->complained_us = now;
-        log_warn("pg.connect_failed", F_STR("name", pg->name), F_INT("tries", pg->tries),
+    if (backoff_failed(&pg->backoff)) {
+        log_warn("pg.connect_failed", F_STR("name", pg->name), F_INT("tries", pg->backoff.tries),
+                 F_STR("not_tried", pg->left_out.code == ERR_NONE ? NULL : pg->left_out.text),
                  F_ERR(why));
     }
 }
 
-/* The only way out of CONNECTING, CHECKING and UP. */
+/* The only way out of RESOLVING, CONNECTING, CHECKING and UP. */
 static void lose(struct pg *pg, const struct err *why)
 {
     struct err err = *why; /* may live in what is closed here */
@@ -338,7 +324,7 @@ static void lose(struct pg *pg, const struct err *why)
         pg->handlers.down(pg->handlers.ctx, &err);
         pg->in_callback = false;
     }
-    wait_and_retry(pg);
+    arm_timer(pg, backoff_next_us(&pg->backoff));
 }
 
 static void lose_libpq(struct pg *pg, const char *what)
@@ -377,8 +363,8 @@ static void on_checked(void *ctx, const struct pg_reply *reply)
         return;
     }
     (void)event_del(pg->timer);
-    pg->backoff_ms = BACKOFF_MIN_MS;
-    pg->tries = 0;
+    pg->backoff.ms = 0;
+    pg->backoff.tries = 0;
     set_state(pg, PG_UP);
     if (pg->handlers.up != NULL) {
         pg->handlers.up(pg->handlers.ctx);
@@ -481,21 +467,34 @@ static void on_io(evutil_socket_t fd, short what, void *ctx)
     }
 }
 
-static void start_connect(struct pg *pg)
+static void on_place(void *ctx, const struct pg_place *place, const struct err *why)
 {
-    struct err err = {.code = ERR_NONE};
-    set_state(pg, PG_CONNECTING);
-    if (!pg_check_url(pg->url, &err)) { /* libpq's own text could show the password */
+    struct pg *pg = pg_of(ctx);
+    pg->left_out = *why;
+    if (place == NULL) {
+        struct err err = pg_fault(why->code, "cannot connect", why->text);
         lose(pg, &err);
         return;
     }
-    pg->conn = pg_connect_start(pg->url, pg->name, pg->first_host);
+    set_state(pg, PG_CONNECTING);
+    pg->conn = pg_connect_start(pg->url, place, pg->name);
     if (PQstatus(pg->conn) == CONNECTION_BAD) {
         lose_libpq(pg, "cannot connect");
         return;
     }
     arm_timer(pg, pg_connect_timeout_ms(pg->conn) * 1000);
     watch_connect(pg, EV_WRITE);
+}
+
+static void start_connect(struct pg *pg)
+{
+    struct err err = {.code = ERR_NONE};
+    if (!pg_check_url(pg->url, &err)) { /* libpq's own text could show the password */
+        lose(pg, &err);
+        return;
+    }
+    set_state(pg, PG_RESOLVING);
+    pg_hosts_find(pg->hosts, pg->base, pg->first_host, on_place, pg);
 }
 
 static void check_stall(struct pg *pg)
@@ -550,11 +549,11 @@ struct pg *pg_new(struct event_base *base, const char *url, const char *name, in
     pg->magic = PG_MAGIC;
     pg->base = base;
     pg->url = mem_dup(url);
+    pg->hosts = pg_hosts_new(url);
     pg->name = mem_dup(name);
     pg->stall_us = (int64_t)stall_ms * 1000;
     pg->handlers = *handlers;
     register_metrics(pg);
-    pg->backoff_ms = BACKOFF_MIN_MS;
     pg->units = mem_zero(PG_OUTSTANDING_MAX, sizeof(*pg->units));
     pg->timer = evtimer_new(base, on_timer, pg);
     CHECK(pg->timer != NULL);
@@ -582,6 +581,7 @@ void pg_free(struct pg *pg)
     struct err err = pg_fault(ERR_IO, "connection closed by this side", "");
     set_state(pg, PG_CLOSED);
     event_free(pg->timer), pg->timer = NULL;
+    pg_hosts_free(pg->hosts), pg->hosts = NULL;
     close_conn(pg);
     fail_units(pg, &err);
     OPENSSL_cleanse(pg->url, strlen(pg->url));

@@ -58,8 +58,9 @@ struct pg_handlers {
 bool pg_check_url(const char *url, struct err *err) MUST_CHECK;
 
 /* Connects at once and for ever: failed connects are repeated after 100 ms … 5 s (doubling, with
- * jitter). Of several hosts in the URL one that says nothing costs each connection at most one
- * connect_timeout for every host in front of it.
+ * jitter). Host names are looked up first, within 5 s and without blocking (store_address.h). Of
+ * several hosts in the URL, or addresses of a host, one that says nothing costs each connection at
+ * most one connect_timeout for every one in front of it.
  * `name` goes into application_name, log lines and the metrics' label connection:
  * a literal. Keepalives, tcp_user_timeout 10 s and
  * connect_timeout 5 s are set unless the URL says otherwise; a unit without an answer for stall_ms,

@@ -8,8 +8,8 @@
 
 #include "check.h"
 #include "log.h"
-#include "mem.h"
 #include "pg.h"
+#include "pg_hosts.h"
 
 #define CONNECT_TIMEOUT_S     "5"
 #define CONNECT_TIMEOUT_MAX_S 60 /* also where the URL says "for ever" */
@@ -76,71 +76,10 @@ static void on_notice(void *ctx, const char *message)
     log_debug("pg.notice", F_STR("name", name), F_STR("text", message));
 }
 
-/* --- several hosts ---------------------------------------------------------------------- */
-
-/* Options of a URL that are lists when it names several hosts, of one length; one port may be that
- * of them all. */
-static const char *const lists[] = {"host", "hostaddr", "port"};
-enum { LISTS = sizeof(lists) / sizeof(*lists) };
-
-static const char *option(const PQconninfoOption *options, const char *keyword)
+PGconn *pg_connect_start(const char *url, const struct pg_place *place, char *name)
 {
-    for (const PQconninfoOption *o = options; o->keyword != NULL; o++) {
-        if (strcmp(o->keyword, keyword) == 0 && o->val != NULL) {
-            return o->val;
-        }
-    }
-    return "";
-}
-
-static unsigned count(const char *list)
-{
-    unsigned n = 1;
-    for (; *list != '\0'; list++) {
-        n += *list == ',';
-    }
-    return n;
-}
-
-/* "a,b,c" from its element 1 on is "b,c,a". To be freed. */
-static char *turn(const char *list, unsigned element)
-{
-    const char *from = list;
-    for (; element > 0; element--) {
-        from = strchr(from, ',') + 1;
-    }
-    const size_t len = strlen(list);
-    const size_t tail = strlen(from);
-    char *out = mem_alloc(len + 1);
-    memcpy(out, from, tail);
-    if (tail < len) {
-        out[tail] = ',';
-        memcpy(out + tail + 1, list, len - tail - 1);
-    }
-    out[len] = '\0';
-    return out;
-}
-
-/* ret: what overrides the URL's lists, NULL where nothing does; to be freed. */
-static void turn_hosts(const char *url, unsigned first_host, char *ret[LISTS])
-{
-    PQconninfoOption *options = PQconninfoParse(url, NULL);
-    CHECK(options != NULL); /* no memory */
-    const char *addresses = option(options, "hostaddr");
-    const unsigned n = count(*addresses != '\0' ? addresses : option(options, "host"));
-    for (size_t i = 0; i < LISTS; i++) {
-        const char *list = option(options, lists[i]);
-        ret[i] = n > 1 && count(list) == n ? turn(list, first_host % n) : NULL;
-    }
-    PQconninfoFree(options);
-}
-
-PGconn *pg_connect_start(const char *url, char *name, unsigned first_host)
-{
-    char *turned[LISTS];
-    turn_hosts(url, first_host, turned);
     /* What stands before dbname is a default that the URL overrides, what stands behind it
-     * overrides the URL unless it is NULL. gssencmode: looking for Kerberos tickets may block. */
+     * overrides the URL, unless it is "". gssencmode: looking for Kerberos tickets may block. */
     const struct {
         const char *keyword;
         const char *value;
@@ -155,9 +94,9 @@ PGconn *pg_connect_start(const char *url, char *name, unsigned first_host)
         {"keepalives_count", "3"},
         {"tcp_user_timeout", "10000"},
         {"dbname", url},
-        {lists[0], turned[0]},
-        {lists[1], turned[1]},
-        {lists[2], turned[2]},
+        {"host", place->host},
+        {"hostaddr", place->hostaddr},
+        {"port", place->port},
         {NULL, NULL},
     };
     enum { N = sizeof(options) / sizeof(*options) };
@@ -170,9 +109,6 @@ PGconn *pg_connect_start(const char *url, char *name, unsigned first_host)
     PGconn *conn = PQconnectStartParams(keywords, values, 1);
     CHECK(conn != NULL); /* no memory */
     PQsetNoticeProcessor(conn, on_notice, name);
-    for (size_t i = 0; i < LISTS; i++) {
-        free(turned[i]);
-    }
     return conn;
 }
 

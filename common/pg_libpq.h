@@ -9,10 +9,11 @@
 
 #include "err.h"
 
+struct pg_place;
+
 /* Begins a connection; NOTICEs go to the debug log. Never NULL. url has passed pg_check_url(); name
- * outlives the result. first_host: which of the URL's hosts is asked first, the others follow in
- * their order; counts on from the last one to the first. */
-PGconn *pg_connect_start(const char *url, char *name, unsigned first_host);
+ * outlives the result. */
+PGconn *pg_connect_start(const char *url, const struct pg_place *place, char *name);
 /* libpq leaves connect_timeout to whoever polls. 1 s ... 60 s. */
 int64_t pg_connect_timeout_ms(PGconn *conn);
 

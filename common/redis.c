@@ -3,10 +3,11 @@
  * (redis_link.c); its async layer is not used: it has no timeouts, frees itself in callbacks, and
  * needs glue anyway. Knows no key; keeps no command for a second try, except a script that the
  * server's cache has lost. A server that turned into a read-only replica is left, because the name
- * may lead to its master by now. Called by worker/schedule and api/hints.
+ * may lead to its master by now; after a failed try it is the turn of the name's next address.
+ * Called by worker/schedule and api/hints.
  *
- *   WAITING --timer--> CONNECTING --TCP, TLS--> GREETING --PONG--> UP
- *      ^------------------- any failure, lose() ---------------------| */
+ *   WAITING --timer--> RESOLVING --address--> CONNECTING --TCP, TLS--> GREETING --PONG--> UP
+ *      ^------------------------------ any failure, lose() --------------------------------| */
 #include "redis.h"
 
 #include <event2/util.h>
@@ -16,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backoff.h"
 #include "buf.h"
 #include "check.h"
 #include "clock.h"
@@ -30,14 +32,18 @@
 #define OUTSTANDING_MAX    4096
 #define OUTSTANDING_BYTES  (32u << 20) /* of commands without an answer */
 #define COMMAND_MAX        (4u << 20)
-#define BACKOFF_MIN_MS     100
-#define BACKOFF_MAX_MS     4000                   /* and a quarter of jitter: never above 5 s */
 #define STEADY_US          (5 * INT64_C(1000000)) /* up for so long: the next backoff starts small */
 #define CONNECT_TIMEOUT_US (5 * INT64_C(1000000)) /* until PONG */
 #define LISTENER_STALL_MS  5000
-#define COMPLAIN_EVERY_US  (30 * INT64_C(1000000))
 
-enum redis_state { REDIS_WAITING, REDIS_CONNECTING, REDIS_GREETING, REDIS_UP, REDIS_CLOSED };
+enum redis_state {
+    REDIS_WAITING,
+    REDIS_RESOLVING,
+    REDIS_CONNECTING,
+    REDIS_GREETING,
+    REDIS_UP,
+    REDIS_CLOSED
+};
 
 struct slot {
     redis_reply_fn *fn;
@@ -77,10 +83,8 @@ struct redis {
     struct counter *lost;
     struct buf out; /* scratch: the command that is being written */
 
-    int backoff_ms;
+    struct backoff backoff;
     int64_t up_since_us;
-    unsigned tries; /* failed ones since the last time it was up */
-    int64_t complained_us;
 };
 
 static void lose(struct redis *r, const struct err *why);
@@ -97,7 +101,8 @@ static struct redis *redis_of(void *ctx)
 
 static void set_state(struct redis *r, enum redis_state state)
 {
-    static const char *const names[] = {"waiting", "connecting", "greeting", "up", "closed"};
+    static const char *const names[] = {"waiting",  "resolving", "connecting",
+                                        "greeting", "up",        "closed"};
     log_debug("redis.state", F_STR("name", r->name), F_STR("from", names[r->state]),
               F_STR("to", names[state]));
     r->state = state;
@@ -223,6 +228,7 @@ static void finish_oldest(struct redis *r, const struct redisReply *reply)
                           reply->str);
         if (r->state == REDIS_UP && starts_with(reply, "READONLY")) {
             r->broken = redis_fault(ERR_DENIED, "left, because it is a read-only replica", "");
+            r->link.turn++;
         }
         reply = NULL;
     }
@@ -295,32 +301,21 @@ static void fail_commands(struct redis *r, const struct err *why)
     }
 }
 
-static void wait_and_retry(struct redis *r)
-{
-    uint16_t random;
-    evutil_secure_rng_get_bytes(&random, sizeof(random));
-    int64_t ms = r->backoff_ms + random % (r->backoff_ms / 4 + 1);
-    r->backoff_ms = r->backoff_ms * 2 < BACKOFF_MAX_MS ? r->backoff_ms * 2 : BACKOFF_MAX_MS;
-    arm_timer(r, ms * 1000);
-}
-
-/* Once per outage and then every 30 s, with the number of tries. */
 static void complain(struct redis *r, const struct err *why)
 {
-    int64_t now = clock_mono_us();
-    if (r->tries++ == 0 || now - r->complained_us >= COMPLAIN_EVERY_US) {
-        r->complained_us = now;
-        log_warn("redis.connect_failed", F_STR("name", r->name), F_INT("tries", r->tries),
+    if (backoff_failed(&r->backoff)) {
+        log_warn("redis.connect_failed", F_STR("name", r->name), F_INT("tries", r->backoff.tries),
                  F_ERR(why));
     }
 }
 
-/* The only way out of CONNECTING, GREETING and UP. */
+/* The only way out of RESOLVING, CONNECTING, GREETING and UP. */
 static void lose(struct redis *r, const struct err *why)
 {
     struct err err = *why; /* may live in what is closed here */
     bool was_up = r->state == REDIS_UP;
     r->lost->value += was_up;
+    r->link.turn += !was_up;
     set_state(r, REDIS_WAITING);
     (void)event_del(r->timer); /* a failure to delete means that it was not added */
     close_conn(r);
@@ -334,9 +329,9 @@ static void lose(struct redis *r, const struct err *why)
     }
     /* A server that lets us in and throws us out must not be asked ten times a second. */
     if (was_up && clock_mono_us() - r->up_since_us >= STEADY_US) {
-        r->backoff_ms = BACKOFF_MIN_MS;
+        r->backoff.ms = 0;
     }
-    wait_and_retry(r);
+    arm_timer(r, backoff_next_us(&r->backoff));
 }
 
 static void on_read(evutil_socket_t fd, short what, void *ctx)
@@ -383,7 +378,7 @@ static void on_ready(void *ctx, const struct redisReply *reply, const struct err
         return;
     }
     (void)event_del(r->timer);
-    r->tries = 0;
+    r->backoff.tries = 0;
     r->up_since_us = clock_mono_us();
     set_state(r, REDIS_UP);
     if (r->message != NULL) {
@@ -467,19 +462,25 @@ static void on_write(evutil_socket_t fd, short what, void *ctx)
     }
 }
 
-static void start_connect(struct redis *r)
+static void on_opened(void *ctx, const struct err *err)
 {
-    struct err err = {.code = ERR_NONE};
-    set_state(r, REDIS_CONNECTING);
-    if (!redis_link_open(&r->link, &err)) {
-        lose(r, &err);
+    struct redis *r = redis_of(ctx);
+    if (err->code != ERR_NONE) {
+        lose(r, err);
         return;
     }
+    set_state(r, REDIS_CONNECTING);
     const evutil_socket_t fd = r->link.conn->fd;
     r->read = event_new(r->base, fd, EV_READ | EV_PERSIST, on_read, r);
     r->write = event_new(r->base, fd, EV_WRITE, on_write, r);
     CHECK(r->read != NULL && r->write != NULL && event_add(r->write, NULL) == 0);
     arm_timer(r, CONNECT_TIMEOUT_US);
+}
+
+static void start_connect(struct redis *r)
+{
+    set_state(r, REDIS_RESOLVING);
+    redis_link_open(&r->link, r->base, on_opened, r);
 }
 
 /* --- the timer -------------------------------------------------------------------------- */
@@ -548,7 +549,6 @@ struct redis *redis_new(struct event_base *base, const char *url, const char *na
     if (handlers != NULL) {
         r->handlers = *handlers;
     }
-    r->backoff_ms = BACKOFF_MIN_MS;
     r->slots = mem_zero(OUTSTANDING_MAX, sizeof(*r->slots));
     buf_init(&r->out, COMMAND_MAX);
     r->timer = evtimer_new(base, on_timer, r);

@@ -32,7 +32,8 @@ typedef void redis_reply_fn(void *ctx, const struct redisReply *reply, const str
  * [?ca_file=PATH] (NULL, err: not in this build, which NRW_REDIS_TLS says, or no such file);
  * percent-encoding in user, password and path. A malformed one: NULL, err without the password.
  * Certificate and host name are always verified: redis_tls.h. name: a literal, for log lines and
- * the metrics' label connection. Connects at once and for ever (100 ms … 5 s, doubling, jitter). */
+ * the metrics' label connection. Connects at once and for ever (100 ms … 5 s, doubling, jitter); a
+ * host name is looked up first, within 5 s and without blocking (store_address.h). */
 struct redis *redis_new(struct event_base *base, const char *url, const char *name, int stall_ms,
                         const struct redis_handlers *handlers, struct err *err) MUST_CHECK;
 bool redis_is_up(const struct redis *r);

@@ -1,7 +1,8 @@
 /* One connection to Redis below the commands: connect, TLS, bytes in and out, and the words for
  * what breaks. Owns the hiredis context. Knows no command, no timer and no event: redis.c has
- * those. hiredis resolves a host NAME with a blocking getaddrinfo() when it connects: give an
- * address or a socket, or a name that /etc/hosts or a local cache answers. */
+ * those. hiredis gets an address and never a host name, which it would ask for with a blocking
+ * getaddrinfo(): each try looks the name up anew (store_address.c). Certificates are compared with
+ * the name. */
 #include "redis_link.h"
 
 #include <errno.h>
@@ -14,6 +15,9 @@
 
 #include "check.h"
 #include "redis_tls.h"
+#include "store_address.h"
+
+#define LINK_MAGIC 0x726c696eu
 
 struct err redis_fault(enum err_code code, const char *what, const char *text)
 {
@@ -26,7 +30,7 @@ struct err redis_fault(enum err_code code, const char *what, const char *text)
 
 bool redis_link_init(struct redis_link *l, const struct redis_url *url, struct err *err)
 {
-    *l = (struct redis_link){.url = url};
+    *l = (struct redis_link){.magic = LINK_MAGIC, .url = url};
     if (!url->tls) {
         return true;
     }
@@ -38,24 +42,54 @@ void redis_link_done(struct redis_link *l)
 {
     redis_link_close(l);
     redis_tls_free(l->tls), l->tls = NULL;
+    l->magic = 0;
 }
 
-bool redis_link_open(struct redis_link *l, struct err *err)
+/* address: NULL for a unix socket. */
+static void connect_to(struct redis_link *l, const char *address)
 {
-    const struct redis_url *u = l->url;
-    l->conn = u->path != NULL ? redisConnectUnixNonBlock(u->path)
-                              : redisConnectNonBlock(u->host, u->port);
+    struct err err = {.code = ERR_NONE};
+    l->conn = address == NULL ? redisConnectUnixNonBlock(l->url->path)
+                              : redisConnectNonBlock(address, l->url->port);
     CHECK(l->conn != NULL); /* no memory */
     if (l->conn->err != 0) {
-        *err = redis_fault(ERR_IO, "cannot connect", l->conn->errstr);
-        return false;
+        err = redis_fault(ERR_IO, "cannot connect", l->conn->errstr);
+        l->opened(l->ctx, &err);
+        return;
     }
     (void)fcntl(l->conn->fd, F_SETFD, FD_CLOEXEC); /* cannot fail on an open descriptor */
-    if (u->host != NULL) { /* hiredis 1.0 and later leave it to their async layer */
+    if (address != NULL) { /* hiredis 1.0 and later leave it to their async layer */
         const int on = 1;
         (void)setsockopt(l->conn->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     }
-    return true;
+    l->opened(l->ctx, &err);
+}
+
+static void on_found(void *ctx, const struct store_host *host, unsigned n)
+{
+    struct redis_link *l = ctx;
+    CHECK_MAGIC(l, LINK_MAGIC);
+    CHECK(n == 1);
+    l->lookup = NULL;
+    if (host->n == 0) {
+        struct err err = redis_fault(host->err.code, "cannot connect", host->err.text);
+        l->opened(l->ctx, &err);
+        return;
+    }
+    connect_to(l, store_address_pick(host, l->turn));
+}
+
+void redis_link_open(struct redis_link *l, struct event_base *base, redis_link_fn *fn, void *ctx)
+{
+    const char *host = l->url->host;
+    CHECK(l->conn == NULL && l->lookup == NULL);
+    l->opened = fn;
+    l->ctx = ctx;
+    if (host == NULL || store_address_is_given(host)) {
+        connect_to(l, host);
+    } else {
+        l->lookup = store_lookup_new(base, &host, 1, on_found, l);
+    }
 }
 
 enum redis_step redis_link_go_on(struct redis_link *l, struct err *err)
@@ -79,6 +113,7 @@ const char *redis_link_stage(const struct redis_link *l)
 
 void redis_link_close(struct redis_link *l)
 {
+    store_lookup_cancel(l->lookup), l->lookup = NULL;
     if (l->tls != NULL) {
         redis_tls_forget(l->tls);
     }

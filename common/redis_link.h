@@ -1,9 +1,10 @@
 /* The bytes between this side and one Redis server: hiredis connects, buffers and parses; over TLS
- * where the URL says rediss:// (redis_tls.h). Waits for nothing but the look-up of a host name.
- * Private to redis.c, which drives it from the loop. */
+ * where the URL says rediss:// (redis_tls.h). Waits for nothing. Private to redis.c, which drives
+ * it from the loop. */
 #ifndef NRW_REDIS_LINK_H
 #define NRW_REDIS_LINK_H
 
+#include <event2/event.h>
 #include <hiredis/hiredis.h>
 #include <stdbool.h>
 
@@ -11,10 +12,19 @@
 #include "redis_url.h"
 
 struct redis_tls;
+struct store_lookup;
+
+/* err.code is ERR_NONE when the connection is on its way. */
+typedef void redis_link_fn(void *ctx, const struct err *err);
 
 struct redis_link {
+    unsigned magic;
     const struct redis_url *url; /* borrowed for life */
-    struct redis_tls *tls;       /* NULL: in the clear */
+    struct store_lookup *lookup; /* NULL: none is open */
+    unsigned turn;               /* which of the host's addresses is tried next; may be moved on */
+    redis_link_fn *opened;
+    void *ctx;
+    struct redis_tls *tls; /* NULL: in the clear */
     /* NULL: closed. Others put commands in, take replies out and watch its descriptor; its bytes
      * move through the functions below only. */
     redisContext *conn;
@@ -32,8 +42,10 @@ enum redis_step {
 bool redis_link_init(struct redis_link *l, const struct redis_url *url, struct err *err) MUST_CHECK;
 void redis_link_done(struct redis_link *l); /* closes */
 
-/* Begins to connect; go on when the descriptor can be written. False: failed at once. */
-bool redis_link_open(struct redis_link *l, struct err *err) MUST_CHECK;
+/* Looks the URL's host up, where it is a name, and begins to connect. fn is called exactly once,
+ * unless closed before: before this returns where there is no name, else from the loop. Then go on
+ * when the descriptor can be written, or close what has failed. */
+void redis_link_open(struct redis_link *l, struct event_base *base, redis_link_fn *fn, void *ctx);
 /* Until REDIS_STEP_DONE: looks whether TCP is connected, then shakes hands over TLS. */
 enum redis_step redis_link_go_on(struct redis_link *l, struct err *err) MUST_CHECK;
 /* What is awaited meanwhile, for an error's text; "" while it is TCP. */

@@ -560,7 +560,8 @@ struct resolver *resolver_new(struct event_base *base, const struct resolver_con
     r->timer = evtimer_new(base, on_timer, r);
     r->call_back = evtimer_new(base, on_call_back, r);
     CHECK(r->timer != NULL && r->call_back != NULL);
-    r->channel = dnschannel_new(base, cfg->servers, cfg->timeout_ms, after_cares, r, err);
+    r->channel = dnschannel_new(base, DNSCHANNEL_FOREIGN, cfg->servers, cfg->timeout_ms,
+                                after_cares, r, err);
     if (r->channel == NULL) {
         resolver_free(r);
         return NULL;

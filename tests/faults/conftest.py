@@ -17,6 +17,7 @@ _spec.loader.exec_module(_system)
 globals().update({name: value for name, value in vars(_system).items() if not name.startswith("_")})
 
 from support.dns import DnsServer  # noqa: E402 (needs the path above)
+from support.names import Names, Unavailable  # noqa: E402
 from support.smtp import Mailbox  # noqa: E402
 
 
@@ -29,6 +30,16 @@ def dns():
     server = DnsServer()
     yield server
     server.close()
+
+
+@pytest.fixture
+def names(tmp_path):
+    try:
+        names = Names(tmp_path / "names")
+    except Unavailable as why:
+        pytest.skip(str(why))
+    yield names
+    names.close()
 
 
 @pytest.fixture

@@ -34,9 +34,9 @@ def server(authority, tmp_path_factory):
         yield postgres
 
 
-def url(server, host="localhost", ca=None, mode="verify-full") -> str:
+def url(server, host="localhost", ca=None, mode="verify-full", address="hostaddr=127.0.0.1&") -> str:
     """hostaddr: the name is compared, and not looked up."""
-    return f"postgresql://postgres@{host}:{server.port}/netrecon?hostaddr=127.0.0.1&sslmode={mode}&sslrootcert={ca}"
+    return f"postgresql://postgres@{host}:{server.port}/netrecon?{address}sslmode={mode}&sslrootcert={ca}"
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,9 @@ def database(server, authority):
     return server
 
 
-def test_every_connection_of_both_programs_is_encrypted_and_verified(database, authority, start_worker, start_api):
-    where = url(database, ca=authority.file)
+@pytest.mark.parametrize("address", ("", "hostaddr=127.0.0.1&"), ids=("looked up", "given"))
+def test_every_connection_of_both_programs_is_encrypted_and_verified(database, authority, start_worker, start_api, address):
+    where = url(database, ca=authority.file, address=address)
     start_worker(database_url=where)
     start_api(database_url=where)
     with database.connect("netrecon") as connection:

@@ -17,6 +17,7 @@
 #include "clock.h"
 #include "mem.h"
 #include "metrics_page.h"
+#include "no_lookups.h"
 #include "pg_server.h"
 
 #define PATIENCE_US (20 * INT64_C(1000000))
@@ -764,6 +765,24 @@ static void test_silent_hosts_do_not_hide_the_one_that_answers(void **state)
     world_free(w);
 }
 
+static void test_libpq_never_resolves_a_name(void **state)
+{
+    (void)state;
+    uint16_t closed = free_port();
+    uint16_t port = free_port();
+    char url[160];
+    pg_server_format(url, sizeof(url),
+                     "postgresql://u@no..name,localhost:%u,localhost:%u/d?sslmode=disable",
+                     (unsigned)closed, (unsigned)port);
+    struct world *w = world_new(url, 1000);
+    struct impostor s = {.greeting = NULL};
+    impostor_start(&s, w, port);
+    AWAIT(w, s.accepted == 2); /* behind one without an address and one that refuses */
+    assert_int_equal(0, names_asked);
+    impostor_stop(&s);
+    world_free(w);
+}
+
 static void test_a_server_older_than_15_is_refused(void **state)
 {
     (void)state;
@@ -835,6 +854,7 @@ int main(void)
         cmocka_unit_test(test_a_refused_connect_is_repeated_with_growing_pauses),
         cmocka_unit_test(test_a_server_that_accepts_and_says_nothing_is_given_up),
         cmocka_unit_test(test_silent_hosts_do_not_hide_the_one_that_answers),
+        cmocka_unit_test(test_libpq_never_resolves_a_name),
         cmocka_unit_test(test_a_server_older_than_15_is_refused),
         cmocka_unit_test(test_a_killed_backend_takes_the_server_down_and_both_come_back),
     };

@@ -1,4 +1,4 @@
-"""A small DNS server of a test on 127.0.0.1 (UDP and TCP, one port): answers as told, notes what was asked."""
+"""A small DNS server of a test on loopback (UDP and TCP, one port): answers as told, notes what was asked."""
 
 import collections
 import socket
@@ -14,9 +14,10 @@ SERVFAIL = "servfail"
 
 class DnsServer:
     """answers[name] is HANG, SERVFAIL, a list of texts ("127.0.0.1", "::1" or "cname other.example"), or a function () -> such a value,
-    called once for each pair of an A and an AAAA query. Names that are not there do not exist; default=HANG makes the server mute."""
+    called once for each pair of an A and an AAAA query. Names that are not there do not exist; default=HANG makes the server mute.
+    where: address and port; a free one of 127.0.0.1 unless told."""
 
-    def __init__(self, answers: dict | None = None, default=None, ttl: int = 0):
+    def __init__(self, answers: dict | None = None, default=None, ttl: int = 0, where: tuple[str, int] | None = None):
         self.answers = answers or {}
         self.default = default
         self.ttl = ttl
@@ -24,11 +25,11 @@ class DnsServer:
         self._chosen: dict = {}
         self._lock = threading.Lock()
         # The same number must be free for both: where the kernel takes connections' own ports from, it often is not.
-        port, = free_ports(1)
+        where = where or ("127.0.0.1", *free_ports(1))
         socketserver.ThreadingTCPServer.allow_reuse_address = True
-        self._tcp = socketserver.ThreadingTCPServer(("127.0.0.1", port), self._handler(tcp=True))
-        self._udp = socketserver.ThreadingUDPServer(("127.0.0.1", port), self._handler(tcp=False))
-        self.address = f"127.0.0.1:{port}"
+        self._tcp = socketserver.ThreadingTCPServer(where, self._handler(tcp=True))
+        self._udp = socketserver.ThreadingUDPServer(where, self._handler(tcp=False))
+        self.address = "%s:%d" % where
         for server in (self._udp, self._tcp):
             server.daemon_threads = True
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()

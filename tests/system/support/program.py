@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import threading
+from collections.abc import Sequence
 
 import requests
 
@@ -19,13 +20,14 @@ SANITIZER_WORDS = ("AddressSanitizer", "LeakSanitizer", "runtime error:", "Undef
 
 class Program:
     """start() … stop(). After stop() or kill9(), start() begins another process with the same settings; the log goes on in the same file.
-    settings: NRW_ names without the prefix, in any case (topic="…"); None takes one away."""
+    settings: NRW_ names without the prefix, in any case (topic="…"); None takes one away. around: a command that runs the program."""
 
     path: pathlib.Path  # of the program
     started = ""  # its log line with the ports
 
-    def __init__(self, folder: pathlib.Path, name: str, environment: dict[str, str], **settings):
+    def __init__(self, folder: pathlib.Path, name: str, environment: dict[str, str], around: Sequence[str] = (), **settings):
         self.folder = pathlib.Path(folder)
+        self.around = around
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log_path = self.folder / f"{name}.log"
         self.stderr_path = self.folder / f"{name}.stderr"
@@ -49,7 +51,7 @@ class Program:
         """Returns when the process runs and its admin port is known; ready() says when it takes events."""
         assert not self.running, f"{self.log_path.stem} runs already"
         # The program ends with the thread that called start(), so that a killed test run leaves nothing.
-        command = ["setpriv", "--pdeathsig", "KILL", *WRAPPER, str(self.path)]
+        command = ["setpriv", "--pdeathsig", "KILL", *self.around, *WRAPPER, str(self.path)]
         with open(self.log_path, "ab") as log, open(self.stderr_path, "ab") as stderr:
             self.process = subprocess.Popen(command, env={**clean_environment(), **self.environment}, cwd="/",
                                             stdin=subprocess.DEVNULL, stdout=log, stderr=stderr, start_new_session=True)
