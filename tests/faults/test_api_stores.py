@@ -3,8 +3,11 @@ once PostgreSQL is."""
 
 import concurrent.futures
 import time
+import urllib.parse
 
 import pytest
+from support import contract
+from support.relay import Relay
 from support.wait import await_condition
 from support.wire import Wire
 
@@ -22,6 +25,15 @@ def get(client):
 def assert_unavailable(answer):
     assert answer.status_code == 503 and answer.headers["Retry-After"] == "5"
     assert answer.headers["Content-Type"] == "application/problem+json" and answer.json()["type"] == "/problems/unavailable"
+
+
+@pytest.fixture
+def relay(stack):
+    """In front of PostgreSQL; relay.url is its database's address."""
+    address = urllib.parse.urlsplit(stack.database_url)
+    with Relay(address.port) as relay:
+        relay.url = address._replace(netloc=address.netloc.replace(f":{address.port}", f":{relay.port}")).geturl()
+        yield relay
 
 
 def many(client, n: int) -> list:
@@ -113,3 +125,54 @@ def test_clients_that_vanish_at_any_byte_leave_nothing_behind(stack, tenant, api
         wire.vanish()
     await_condition(lambda: api.metric("nrw_api_requests_open") == 0 and api.metric("nrw_api_connections") == 0, 20, "no connection")
     assert get(api.client(tenant.id))[0].status_code == 200
+
+
+# ---- an answer of PostgreSQL that is lost ----
+
+SINCE = time.strftime("%FT00:00:00Z", time.gmtime(time.time() - 86400))
+HOOK = {"url": "https://hooks.example.com/netrecon", "events": ["*"]}
+
+
+def outcome_unknown(answer, operation: str):
+    contract.check(answer, operation)
+    assert answer.status_code == 503 and answer.json()["type"] == "/problems/outcome-unknown", answer.text
+
+
+def test_a_creation_whose_answer_was_lost_is_not_called_undone_and_can_be_repeated(tenant, start_api, relay):
+    client = start_api(database_url=relay.url).client(tenant.id)
+    client.session.headers["Idempotency-Key"] = "the-first-webhook"
+    relay.lose_answer(b"INSERT INTO webhooks")
+    outcome_unknown(client.post(body=HOOK), "createWebhook")
+    made, = client.get().json()["data"]
+    again = client.post(body=HOOK)
+    assert again.status_code == 201 and again.json()["id"] == made["id"] and client.get().json()["meta"]["total"] == 1
+
+
+def test_a_rotation_whose_answer_was_lost_can_be_repeated_and_the_secret_before_stays_good(stack, tenant, start_api, relay):
+    client = start_api(database_url=relay.url).client(tenant.id)
+    webhook_id = client.create(**HOOK)["id"]
+    relay.lose_answer(b"UPDATE webhooks SET secret")
+    wanted = {"secret": "chosen by the customer"}
+    outcome_unknown(client.post(f"{webhook_id}/rotate-secret", wanted), "rotateWebhookSecret")
+    columns = "select secret, previous_secret, previous_secret_until from webhooks where id = %s"
+    kept = stack.query(columns, webhook_id)
+    again = client.post(f"{webhook_id}/rotate-secret", wanted)
+    assert again.status_code == 200 and again.json()["secret"] == wanted["secret"] and again.json()["secret_rotation"]
+    assert stack.query(columns, webhook_id) == kept and kept[0][1] is not None
+
+
+def test_nothing_that_may_have_been_done_is_called_undone_and_a_look_is_always_repeatable(tenant, start_api, relay):
+    api = start_api(database_url=relay.url, api_database_connections=16)
+    client = api.client(tenant.id)
+    webhook_id = client.create(**HOOK)["id"]
+    for statement, operation, ask in (
+            (b"INSERT INTO events", "testWebhook", lambda: client.post(f"{webhook_id}/test")),
+            (b"INSERT INTO replay_jobs", "createReplay", lambda: client.post(f"{webhook_id}/replay", {"since": SINCE})),
+            (b"coalesce($3, url)", "updateWebhook", lambda: client.patch(webhook_id, {"active": False})),
+            (b"deleted_at = now()", "deleteWebhook", lambda: client.delete(webhook_id))):
+        relay.lose_answer(statement)
+        outcome_unknown(ask(), operation)
+    assert client.get(webhook_id).status_code == 404, "it was deleted"
+    for statement, ask in ((b"FROM webhooks", client.get), (b"FROM api_keys", lambda: client.post(body=HOOK))):
+        relay.lose_answer(statement)
+        assert_unavailable(ask())
