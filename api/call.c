@@ -278,7 +278,8 @@ static void answered(void *ctx, const struct pg_reply *reply)
     log_warn("api.query_failed", F_STR("request_id", c->request_id), F_STR("route", c->route->name),
              F_INT("statement", reply->failed), F_ERR(reply->err));
     if (reply->failed < 0) {
-        unavailable(c, "the database connection was lost");
+        unavailable(c, reply->err->code == ERR_TIMEOUT ? "the database does not answer in time"
+                                                       : "the database connection was lost");
     } else if (strcmp(reply->err->sqlstate, CANCELLED_STATE) == 0) {
         unavailable(c, "the database took too long");
     } else if (reply->err->retriable) {
@@ -294,7 +295,7 @@ static void submit(struct call *c, const struct pg_stmt *stmts, int n, call_rows
     CHECK_MAGIC(c, CALL_MAGIC);
     c->then = then;
     c->may_change = may_change;
-    if (!store_submit(c->api->store, stmts, n, answered, c)) {
+    if (!store_submit(c->api->store, &c->who.tenant_id, stmts, n, answered, c)) {
         unavailable(c, store_is_up(c->api->store) ? "too many requests wait for the database"
                                                   : "there is no database connection");
     }
