@@ -297,7 +297,7 @@ static void submit(struct call *c, const struct pg_stmt *stmts, int n, call_rows
     c->may_change = may_change;
     if (!store_submit(c->api->store, &c->who.tenant_id, stmts, n, answered, c)) {
         unavailable(c, store_is_up(c->api->store) ? "too many requests wait for the database"
-                                                  : "there is no database connection");
+                                                  : "there is no database connection that answers");
     }
 }
 

@@ -38,7 +38,7 @@ struct unit {
     struct event deadline;
     TAILQ_ENTRY(unit) link; /* while it waits */
     int n;
-    struct pg_stmt stmts[PG_UNIT_MAX];
+    struct pg_stmt stmts[STORE_STATEMENTS_MAX];
     struct pg_param params[]; /* of all statements; behind them their data */
 };
 
@@ -67,7 +67,7 @@ static struct unit *copy(const struct pg_stmt *stmts, int n)
 {
     size_t params = 0;
     size_t bytes = 0;
-    CHECK(n >= 1 && n <= PG_UNIT_MAX);
+    CHECK(n >= 1 && n <= STORE_STATEMENTS_MAX);
     for (int i = 0; i < n; i++) {
         for (int j = 0; j < stmts[i].n_params; j++) {
             bytes += size_of(&stmts[i].params[j]);
@@ -252,18 +252,8 @@ static void on_down(void *ctx, const struct err *why)
 
 /* --- submission -------------------------------------------------------------------------- */
 
-bool store_is_up(const struct store *s)
-{
-    for (unsigned i = 0; i < s->n; i++) {
-        if (is_up(&s->members[i])) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* A connection whose unit was given up answers later, or never. */
-static bool answers(const struct store *s)
+bool store_is_up(const struct store *s)
 {
     for (unsigned i = 0; i < s->n; i++) {
         const struct unit *u = s->members[i].unit;
@@ -294,7 +284,7 @@ bool store_submit(struct store *s, const struct uuid *tenant, const struct pg_st
                                          .tv_usec = STORE_DEADLINE_MS % 1000 * 1000L};
     CHECK_MAGIC(s, STORE_MAGIC);
     CHECK(reply != NULL);
-    if (!answers(s) || !may_wait(s, tenant)) {
+    if (!store_is_up(s) || !may_wait(s, tenant)) {
         return false;
     }
     struct unit *u = copy(stmts, n);

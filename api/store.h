@@ -14,8 +14,11 @@
 #include "ids.h"
 #include "pg.h"
 
-#define STORE_STATEMENT_MS       5000
-#define STORE_STALL_MS           10000
+#define STORE_STATEMENT_MS   5000
+#define STORE_STATEMENTS_MAX 4 /* of a unit */
+/* A unit of which each statement takes what it may is slow, and no reason to lose the connection:
+ * the server ends it. Its commit, which has no limit there, gets as much again as a statement. */
+#define STORE_STALL_MS           ((STORE_STATEMENTS_MAX + 1) * STORE_STATEMENT_MS)
 #define STORE_DEADLINE_MS        10000
 #define STORE_WAITING_MAX        1024
 #define STORE_TENANT_WAITING_MAX 256
@@ -23,11 +26,12 @@
 struct store;
 
 struct store *store_new(struct event_base *base, const char *url, unsigned connections);
-bool store_is_up(const struct store *s); /* at least one connection */
-/* Takes one unit; everything but its SQL is copied. tenant: whom it is for; all zero is nobody, who
- * has no share. reply is called exactly once, later, as pg_submit()'s, and also when the unit was
- * given up: with failed = 0 when it was never sent, and -1 when it is still under way. False: there
- * is no connection, or too many wait, or none of the connections answers; no callback comes. */
+bool store_is_up(const struct store *s); /* at least one connection, and it answers */
+/* Takes one unit of 1..STORE_STATEMENTS_MAX statements; everything but its SQL is copied. tenant:
+ * whom it is for; all zero is nobody, who has no share. reply is called exactly once, later, as
+ * pg_submit()'s, and also when the unit was given up: with failed = 0 when it was never sent, and
+ * -1 when it is still under way. False: the store is not up, or too many wait; no callback comes.
+ */
 bool store_submit(struct store *s, const struct uuid *tenant, const struct pg_stmt *stmts, int n,
                   pg_reply_fn *reply, void *ctx) MUST_CHECK;
 /* All units get their reply. Not from inside a reply. */

@@ -82,28 +82,37 @@ static void on_reply(void *ctx, const struct pg_reply *reply)
     w.order[w.answered++] = *(const char *)ctx;
 }
 
-/* tenant: a letter; '-' is nobody. */
-static bool submit(const char *tenant, const char *sql)
+/* n: statements, all the same. tenant: a letter; '-' is nobody. */
+static bool submit_n(const char *tenant, const char *sql, int n)
 {
     struct uuid id = {.b = {(uint8_t)*tenant}};
     char text[] = "borrowed only for the call";
     const struct pg_param params[] = {{.type = 25, .data = text},
                                       {.type = 17, .data = "\0\1", .len = 2, .binary = true},
                                       {.type = 25}};
-    const struct pg_stmt stmt = {.sql = sql, .params = params, .n_params = 3};
+    struct pg_stmt stmts[STORE_STATEMENTS_MAX];
+    for (int i = 0; i < n; i++) {
+        stmts[i] = (struct pg_stmt){.sql = sql, .params = params, .n_params = 3};
+    }
     if (*tenant == '-') {
         id = (struct uuid){.b = {0}};
     }
-    const bool taken = store_submit(w.store, &id, &stmt, 1, on_reply, (void *)(uintptr_t)tenant);
+    const bool taken = store_submit(w.store, &id, stmts, n, on_reply, (void *)(uintptr_t)tenant);
     memset(text, 'x', sizeof(text) - 1);
     return taken;
+}
+
+static bool submit(const char *tenant, const char *sql)
+{
+    return submit_n(tenant, sql, 1);
 }
 
 #define PARAMS                                                                                     \
     " WHERE $1::text = 'borrowed only for the call' AND $2 = '\\x0001'::bytea AND $3::text IS "    \
     "NULL"
-#define QUICK "SELECT 1 / (SELECT count(*)" PARAMS ")"
-#define SLOW  "SELECT pg_advisory_xact_lock_shared(1)" PARAMS
+#define BACKENDS "SELECT sum(pid) FROM pg_stat_activity WHERE application_name = 'nrw-api'"
+#define QUICK    "SELECT 1 / (SELECT count(*)" PARAMS ")"
+#define SLOW     "SELECT pg_advisory_xact_lock_shared(1)" PARAMS
 
 static long waiters(void)
 {
@@ -182,6 +191,29 @@ static void one_unit_more_than_may_wait_is_refused_and_another_tenants_is_not(vo
     let_go(taken + 1);
 }
 
+/* Nearly as long as it may take, statement for statement: too long for whoever asked, and the
+ * connection is still good. */
+static void a_unit_that_takes_as_long_as_its_statements_may_costs_no_connection(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    char sql[128];
+    const long pids = pg_server_sql(BACKENDS);
+    pg_server_format(sql, sizeof(sql), "SELECT pg_sleep(%d)" PARAMS, STORE_STATEMENT_MS / 1000 - 1);
+    hold();
+    let_go(0);
+    const int64_t began = clock_mono_us();
+    assert_true(submit_n("a", sql, STORE_STATEMENTS_MAX));
+    AWAIT(w.answered == 1);
+    assert_in_range(clock_mono_us() - began, (STORE_DEADLINE_MS - 500) * 1000,
+                    (STORE_DEADLINE_MS + 1000) * 1000);
+    assert_int_equal(1, w.failed);
+    assert_int_equal(0, w.unsent); /* it may have been carried out */
+    AWAIT(pg_server_sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'nrw-api'"
+                        " AND state = 'active'") == 0);
+    assert_int_equal(pids, pg_server_sql(BACKENDS));
+}
+
 static void what_waits_when_the_connections_go_is_told_that_it_was_not_sent(void **state)
 {
     (void)state;
@@ -206,6 +238,7 @@ int main(void)
         cmocka_unit_test(a_tenants_slow_units_leave_a_connection_to_others),
         cmocka_unit_test(the_tenant_with_the_fewest_units_under_way_is_next),
         cmocka_unit_test(one_unit_more_than_may_wait_is_refused_and_another_tenants_is_not),
+        cmocka_unit_test(a_unit_that_takes_as_long_as_its_statements_may_costs_no_connection),
         cmocka_unit_test(what_waits_when_the_connections_go_is_told_that_it_was_not_sent),
     };
     return cmocka_run_group_tests(tests, start, stop);
