@@ -227,10 +227,10 @@ def test_a_key_that_is_not_one_is_refused(api, tenant, client, keys):
 
 # ---- pausing and deleting cancel ----
 
-def make_pending(stack, tenant_id, webhook_id, n: int) -> None:
+def make_pending(stack, tenant_id, webhook_id, n: int, reason: str = "retry") -> None:
     stack.query("insert into pending_deliveries (delivery_id, received_at, event_id, webhook_id, tenant_id, event_type, next_attempt, "
-                "next_attempt_at, reason) select gen_random_uuid(), now(), %s, %s, %s, 'alert.created', 2, now() + interval '1 hour', 'retry' "
-                "from generate_series(1, %s)", new_event_id(), webhook_id, tenant_id, n)
+                "next_attempt_at, reason) select gen_random_uuid(), now(), %s, %s, %s, 'alert.created', 2, now() + interval '1 hour', %s "
+                "from generate_series(1, %s)", new_event_id(), webhook_id, tenant_id, reason, n)
 
 
 def pending(stack, webhook_id) -> int:
@@ -254,6 +254,16 @@ def test_deleting_cancels_what_is_pending(stack, tenant, client):
     make_pending(stack, tenant.id, other, 2)
     assert client.delete(webhook_id).status_code == 204
     assert (pending(stack, webhook_id), pending(stack, other)) == (0, 2)
+
+
+def test_a_test_that_is_under_way_goes_on_through_a_pause_and_ends_with_the_webhook(stack, tenant, client):
+    webhook_id = client.create(URL)["id"]
+    for reason in ("retry", "spill", "redeliver", "replay", "test"):
+        make_pending(stack, tenant.id, webhook_id, 2, reason)
+    patch(client, webhook_id, active=False)
+    assert stack.query("select distinct reason from pending_deliveries where webhook_id = %s", webhook_id) == [("test",)]
+    client.delete(webhook_id)
+    assert pending(stack, webhook_id) == 0
 
 
 def test_a_pause_does_not_wait_for_what_a_worker_is_writing(stack, tenant, client):
