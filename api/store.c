@@ -219,6 +219,7 @@ static void limited(void *ctx, const struct pg_reply *reply)
     CHECK_MAGIC(m->store, STORE_MAGIC);
     if (!reply->ok) {
         log_error("store.session_failed", F_ERR(reply->err));
+        pg_break(m->pg, reply->err);
         return;
     }
     m->ready = true;

@@ -130,6 +130,15 @@ def test_backends_that_are_ended_by_an_operator_are_replaced(stack, tenant, api)
     assert api.metric("nrw_pg_connections_lost_total") >= 1
 
 
+def test_a_connection_whose_session_was_refused_once_is_used_in_the_end(tenant, start_api, relay):
+    relay.change(b"SET statement_timeout", b"SET statement_timeoux")
+    api = start_api(ready=False, database_url=relay.url, api_database_connections=1)
+    api.wait_log("store.session_failed")
+    relay.await_done()
+    await_condition(lambda: get(api.client(tenant.id))[0].status_code == 200, 15, "200")
+    assert len(api.log_lines("store.session_failed")) == 1 and api.metric("nrw_pg_connections_lost_total") == 1
+
+
 def test_clients_that_vanish_while_their_query_runs_leave_nothing_behind(stack, tenant, api):
     key = api.client(tenant.id).session.headers["X-API-Key"]
     request = f"GET {EVENT_TYPES} HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\n\r\n".encode()
