@@ -3,6 +3,7 @@
 #define NRW_API_H
 
 #include <event2/event.h>
+#include <stdbool.h>
 
 #include "config.h"
 
@@ -14,6 +15,7 @@ struct api {
     struct jwt_keys *jwt;   /* verifies tokens */
     struct store *store;    /* PostgreSQL */
     struct hints *hints;    /* tells sleeping workers that something is due */
+    bool stopping;          /* what is there is still answered, nothing more is to come */
 };
 
 #endif

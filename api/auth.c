@@ -3,11 +3,9 @@
  * its revocation counts from the next one on. server.c calls it. */
 #include "auth.h"
 
-#include <event2/keyvalq_struct.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/queue.h>
 
 #include "api_key.h"
 #include "check.h"
@@ -93,7 +91,7 @@ static void check_key(struct call *c, const char *key, void (*then)(struct call 
     const struct pg_param param = {.type = 17, .data = hash, .len = sizeof(hash), .binary = true};
     const struct pg_stmt stmt = {
         .sql = key_sql, .params = &param, .n_params = 1, .binary_result = true};
-    call_query(c, &stmt, 1, key_found);
+    call_look(c, &stmt, 1, key_found);
 }
 
 /* --- tokens ----------------------------------------------------------------------------- */
@@ -125,22 +123,6 @@ static void check_token(struct call *c, const char *token, void (*then)(struct c
 
 /* --- the request ------------------------------------------------------------------------ */
 
-/* The only value of the header, or NULL; *ret_n tells how many there are. */
-static const char *header(struct call *c, const char *name, unsigned *ret_n)
-{
-    const char *value = NULL;
-    const struct evkeyval *h;
-    *ret_n = 0;
-    TAILQ_FOREACH(h, evhttp_request_get_input_headers(c->req), next)
-    {
-        if (strcasecmp(h->key, name) == 0) {
-            value = h->value;
-            ++*ret_n;
-        }
-    }
-    return value;
-}
-
 void auth_check(struct call *c, void (*then)(struct call *c))
 {
     static const char scheme[] = "Bearer ";
@@ -150,8 +132,8 @@ void auth_check(struct call *c, void (*then)(struct call *c))
     }
     unsigned tokens;
     unsigned keys;
-    const char *token = header(c, "Authorization", &tokens);
-    const char *key = header(c, "X-API-Key", &keys);
+    const char *token = call_given_header(c, "Authorization", &tokens);
+    const char *key = call_given_header(c, "X-API-Key", &keys);
     if (tokens + keys > 1) {
         call_problem(c, PROBLEM_BAD_REQUEST,
                      "there must be one of Authorization and X-API-Key, and it once");

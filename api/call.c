@@ -3,9 +3,11 @@
 #include "call.h"
 
 #include <event2/buffer.h>
+#include <event2/keyvalq_struct.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/queue.h>
 
 #include "bounds.h"
@@ -68,6 +70,21 @@ static void call_free(struct call *c)
     c->req = NULL;
     c->magic = 0;
     free(c);
+}
+
+const char *call_given_header(const struct call *c, const char *name, unsigned *ret_n)
+{
+    const char *value = NULL;
+    const struct evkeyval *h;
+    *ret_n = 0;
+    TAILQ_FOREACH(h, evhttp_request_get_input_headers(c->req), next)
+    {
+        if (strcasecmp(h->key, name) == 0) {
+            value = h->value;
+            ++*ret_n;
+        }
+    }
+    return value;
 }
 
 /* --- answers ---------------------------------------------------------------------------- */
@@ -165,7 +182,7 @@ static void reply_problem(struct call *c, enum problem p, const char *detail)
     char clean[DETAIL_SIZE];
     json_t *errors = c->errors;
     c->errors = NULL;
-    if (p == PROBLEM_UNAVAILABLE) {
+    if (problem_status(p) == 503) {
         call_header(c, "Retry-After", RETRY_AFTER_S);
     }
     (void)pgarray_clean_text(detail, strlen(detail), clean, sizeof(clean));
@@ -238,29 +255,31 @@ void call_error_param(struct call *c, const char *parameter, const char *fmt, ..
 
 /* --- PostgreSQL ------------------------------------------------------------------------- */
 
-static bool is_about_data(const struct pg_reply *reply)
-{
-    const char *state = reply->err->sqlstate;
-    return reply->failed >= 0 && (strncmp(state, "23", 2) == 0 || strncmp(state, "P0", 2) == 0);
-}
-
 static void unavailable(struct call *c, const char *why)
 {
-    call_problem(c, PROBLEM_UNAVAILABLE, "%s", why);
+    if (c->has_acted) {
+        call_problem(c, PROBLEM_OUTCOME_UNKNOWN,
+                     "%s: the request may have been carried out, look before you send it again",
+                     why);
+    } else {
+        call_problem(c, PROBLEM_UNAVAILABLE, "%s", why);
+    }
 }
 
 static void answered(void *ctx, const struct pg_reply *reply)
 {
     struct call *c = ctx;
     CHECK_MAGIC(c, CALL_MAGIC);
-    if (reply->ok || (c->wants_refusals && is_about_data(reply))) {
+    c->has_acted |= c->may_change && (reply->ok || reply->failed < 0);
+    if (reply->ok) {
         c->then(c, reply);
         return;
     }
     log_warn("api.query_failed", F_STR("request_id", c->request_id), F_STR("route", c->route->name),
              F_INT("statement", reply->failed), F_ERR(reply->err));
     if (reply->failed < 0) {
-        unavailable(c, "the database connection was lost");
+        unavailable(c, reply->err->code == ERR_TIMEOUT ? "the database does not answer in time"
+                                                       : "the database connection was lost");
     } else if (strcmp(reply->err->sqlstate, CANCELLED_STATE) == 0) {
         unavailable(c, "the database took too long");
     } else if (reply->err->retriable) {
@@ -271,23 +290,23 @@ static void answered(void *ctx, const struct pg_reply *reply)
 }
 
 static void submit(struct call *c, const struct pg_stmt *stmts, int n, call_rows_fn *then,
-                   bool wants_refusals)
+                   bool may_change)
 {
     CHECK_MAGIC(c, CALL_MAGIC);
     c->then = then;
-    c->wants_refusals = wants_refusals;
-    if (!store_submit(c->api->store, stmts, n, answered, c)) {
+    c->may_change = may_change;
+    if (!store_submit(c->api->store, &c->who.tenant_id, stmts, n, answered, c)) {
         unavailable(c, store_is_up(c->api->store) ? "too many requests wait for the database"
-                                                  : "there is no database connection");
+                                                  : "there is no database connection that answers");
     }
 }
 
 void call_query(struct call *c, const struct pg_stmt *stmts, int n, call_rows_fn *then)
 {
-    submit(c, stmts, n, then, false);
+    submit(c, stmts, n, then, c->route->method != EVHTTP_REQ_GET);
 }
 
-void call_query_refusable(struct call *c, const struct pg_stmt *stmts, int n, call_rows_fn *then)
+void call_look(struct call *c, const struct pg_stmt *stmts, int n, call_rows_fn *then)
 {
-    submit(c, stmts, n, then, true);
+    submit(c, stmts, n, then, false);
 }

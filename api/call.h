@@ -43,7 +43,8 @@ struct call {
     char request_id[CALL_REQUEST_ID + 1];
     int64_t began_mono_us;
     call_rows_fn *then;              /* of the query under way */
-    bool wants_refusals;             /* of the query under way */
+    bool may_change;                 /* the query under way may change something */
+    bool has_acted;                  /* something may have been changed already */
     void *state;                     /* the handler's own; freed with the call */
     void (*free_state)(void *state); /* NULL: free() */
     void (*ended)(void *ctx, const struct call *c, int status, size_t bytes); /* server.c's */
@@ -60,6 +61,8 @@ void call_problem(struct call *c, enum problem p, const char *fmt, ...) PRINTF_L
 void call_invalid(struct call *c, enum problem p);
 void call_not_found(struct call *c, const char *what);
 
+/* The only value of that header of the request, or NULL; *ret_n tells how many there are. */
+const char *call_given_header(const struct call *c, const char *name, unsigned *ret_n);
 /* Before the answer. value is copied. */
 void call_header(struct call *c, const char *name, const char *value);
 /* where: an RFC 6901 pointer into the body, or the name of a parameter of the address. */
@@ -70,12 +73,12 @@ void call_error_param(struct call *c, const char *parameter, const char *fmt, ..
 /* --- PostgreSQL --- */
 
 /* One unit (pg.h): all of stmts or nothing. `then` is called with reply->ok; every failure is
- * answered here (503 without PostgreSQL or after its time limit, 500 and a log line when it refuses
- * the statement), so that `then` never sees one. */
+ * answered here, so that `then` never sees one: 503 `unavailable` when nothing was done (no
+ * PostgreSQL, its time limit), 503 `outcome-unknown` when the answer of this unit was lost or an
+ * earlier one of the call was carried out, 500 and a log line when it refuses the statement. */
 void call_query(struct call *c, const struct pg_stmt *stmts, int n, call_rows_fn *then);
-/* The same, but `then` also gets what PostgreSQL refused because of the data (reply->ok false,
- * sqlstate of class 23 or P0). */
-void call_query_refusable(struct call *c, const struct pg_stmt *stmts, int n, call_rows_fn *then);
+/* The same for statements that only look, where the call changes something with others. */
+void call_look(struct call *c, const struct pg_stmt *stmts, int n, call_rows_fn *then);
 
 /* --- life; server.c only --- */
 

@@ -26,6 +26,8 @@
 
 /* Of one answer; a delivery has more only after many redeliveries. */
 #define ATTEMPTS_SHOWN "100"
+/* The newest, with headers and body: each up to 40 KiB of JSON. */
+#define RESPONSES_SHOWN "20"
 
 /* clang-format off */
 
@@ -39,8 +41,9 @@ static const char find_at_sql[] =
     "SELECT * FROM (SELECT received_at FROM attempts" OF_DELIVERY " AND started_at = $4::timestamptz LIMIT 1) AS found WHERE " IS_OWNED;
 
 #define AT_EVENT " WHERE received_at = $4::timestamptz AND webhook_id = $1::uuid AND delivery_id = $3::uuid AND " IS_OWNED
+#define IF_SHOWN(column) "CASE WHEN row_number() OVER (ORDER BY attempts.attempt DESC) <= " RESPONSES_SHOWN " THEN " column " END"
 static const char attempts_sql[] =
-    "SELECT " DELIVERY_ROW_COLUMNS ", response_headers, response_body FROM attempts" AT_EVENT
+    "SELECT " DELIVERY_ROW_COLUMNS ", " IF_SHOWN("response_headers") ", " IF_SHOWN("response_body") " FROM attempts" AT_EVENT
     " ORDER BY attempts.attempt DESC LIMIT " ATTEMPTS_SHOWN;
 static const char pending_sql[] =
     "SELECT event_id, event_type, next_attempt::bigint, next_attempt_at, reason FROM pending_deliveries" AT_EVENT;

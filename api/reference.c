@@ -49,7 +49,9 @@ void reference_ready(struct call *c)
     if (!query_none(c)) {
         return;
     }
-    if (store_is_up(c->api->store)) {
+    if (c->api->stopping) {
+        call_problem(c, PROBLEM_UNAVAILABLE, "the service is shutting down");
+    } else if (store_is_up(c->api->store)) {
         call_reply(c, 200, json_pack("{s:s}", "status", "ready"));
     } else {
         call_problem(c, PROBLEM_UNAVAILABLE, "PostgreSQL is not connected");

@@ -43,6 +43,7 @@ const struct route routes[] = {
     {"listEventTypes",      GET,    "/api/v1/integrations/event-types",      READ,       BODY_NONE,     reference_event_types},
     {"getOpenapi",          GET,    "/openapi.json",                         ROUTE_OPEN, BODY_NONE,     reference_openapi},
     {"getHealth",           GET,    "/health",                               ROUTE_OPEN, BODY_NONE,     reference_health},
+    {"getApiHealth",        GET,    "/api/health",                           ROUTE_OPEN, BODY_NONE,     reference_health},
     {"getReady",            GET,    "/ready",                                ROUTE_OPEN, BODY_NONE,     reference_ready},
 };
 /* clang-format on */

@@ -11,6 +11,7 @@
 #include <sys/queue.h>
 
 #include "auth.h"
+#include "bounds.h"
 #include "call.h"
 #include "check.h"
 #include "clock.h"
@@ -243,6 +244,7 @@ struct server *server_new(const struct api *api, struct err *err)
     s->api = api;
     const struct httpd_config cfg = {.listen = api->cfg->api_listen,
                                      .connections_max = (unsigned)api->cfg->api_connections,
+                                     .unread_max = LIMIT_ANSWERS_UNREAD,
                                      .limits = screen_limits,
                                      .refusal = on_refusal,
                                      .idle_timeout_ms = api->cfg->api_idle_timeout,

@@ -31,16 +31,15 @@ struct service {
     struct admin *admin;
     struct watchdog *watchdog;
     struct event sigterm, sigint, tick;
-    bool stopping;
     int64_t drain_until_mono_us;
 };
 
 static void begin_stop(struct service *s, const char *why)
 {
-    if (s->stopping) {
+    if (s->api.stopping) {
         return;
     }
-    s->stopping = true;
+    s->api.stopping = true;
     s->drain_until_mono_us = clock_mono_us() + s->api.cfg->drain_timeout * 1000;
     log_info("api.stopping", F_STR("why", why), F_INT("requests", server_calls(s->server)));
     server_drain(s->server);
@@ -62,7 +61,7 @@ static void on_tick(evutil_socket_t fd, short what, void *ctx)
 static void ready(void *ctx, struct buf *reasons)
 {
     const struct service *s = ctx;
-    if (s->stopping) {
+    if (s->api.stopping) {
         buf_add_str(reasons, "stopping\n");
     }
     if (!store_is_up(s->api.store)) {
@@ -144,7 +143,7 @@ static double log_dropped(void *ctx)
 /* Answers that the clients have not read yet get the time that the sweep of httpd gives them. */
 static bool is_drained(const struct service *s)
 {
-    return s->stopping && server_is_idle(s->server);
+    return s->api.stopping && server_is_idle(s->server);
 }
 
 static void run_loop(struct service *s)
@@ -153,7 +152,7 @@ static void run_loop(struct service *s)
         CHECK(event_base_loop(s->api.base, EVLOOP_ONCE) != -1);
         watchdog_turn(s->watchdog);
         log_flush();
-        if (s->stopping && clock_mono_us() > s->drain_until_mono_us) {
+        if (s->api.stopping && clock_mono_us() > s->drain_until_mono_us) {
             log_warn("api.exit", F_STR("why", "the drain deadline has passed"),
                      F_INT("requests", server_calls(s->server)));
             log_flush_blocking(1000000);

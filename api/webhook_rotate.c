@@ -16,7 +16,9 @@
 #define OVERLAP_HOURS_MAX 168
 #define TRIES             5
 
-static const char read_sql[] = "SELECT secret FROM webhooks WHERE " WEBHOOK_IS_MINE;
+static const char read_sql[] =
+    "SELECT " WEBHOOK_COLUMNS ", secret FROM webhooks WHERE " WEBHOOK_IS_MINE;
+enum { COL_SECRET = WEBHOOK_COLUMNS_N };
 
 /* $5 NULL: without an overlap. The condition $4 is then NULL, too: nothing of the old is kept. */
 static const char write_sql[] =
@@ -33,14 +35,20 @@ struct rotation {
 
 static void read_old(struct call *c);
 
+static void answer(struct call *c, const PGresult *r)
+{
+    const struct rotation *rotation = c->state;
+    json_t *webhook = webhook_json(r, 0);
+    render_add(webhook, "secret", webhook_secret_json(&rotation->secret));
+    call_reply(c, 200, webhook);
+}
+
 static void written(struct call *c, const struct pg_reply *reply)
 {
     struct rotation *rotation = c->state;
     const PGresult *r = reply->results[0];
     if (PQntuples(r) == 1) {
-        json_t *answer = webhook_json(r, 0);
-        render_add(answer, "secret", webhook_secret_json(&rotation->secret));
-        call_reply(c, 200, answer);
+        answer(c, r);
     } else if (rotation->overlap_hours == 0) {
         call_not_found(c, "webhook");
     } else if (--rotation->tries_left > 0) {
@@ -74,8 +82,11 @@ static void write_new(struct call *c, const struct buf *old, const struct buf *p
     buf_done(&sealed);
 }
 
+/* A secret that is in force already came with a request whose answer was lost: the one before it
+ * stays good. */
 static void old_read(struct call *c, const struct pg_reply *reply)
 {
+    const struct rotation *rotation = c->state;
     const PGresult *r = reply->results[0];
     if (PQntuples(r) == 0) {
         call_not_found(c, "webhook");
@@ -86,10 +97,14 @@ static void old_read(struct call *c, const struct pg_reply *reply)
     struct buf previous;
     buf_init(&old, WEBHOOK_BLOB_MAX);
     buf_init(&previous, WEBHOOK_BLOB_MAX);
-    buf_add(&old, PQgetvalue(r, 0, 0), (size_t)PQgetlength(r, 0, 0));
-    if (webhook_secret_open(c, &c->ids[0], old.data, old.len, &plain) &&
-        webhook_secret_seal(c, &c->ids[0], "webhooks.previous_secret", &plain, &previous)) {
-        write_new(c, &old, &previous);
+    buf_add(&old, PQgetvalue(r, 0, COL_SECRET), (size_t)PQgetlength(r, 0, COL_SECRET));
+    if (webhook_secret_open(c, &c->ids[0], old.data, old.len, &plain)) {
+        if (webhook_secret_equal(&plain, &rotation->secret)) {
+            answer(c, r);
+        } else if (webhook_secret_seal(c, &c->ids[0], "webhooks.previous_secret", &plain,
+                                       &previous)) {
+            write_new(c, &old, &previous);
+        }
     }
     webhook_secret_cleanse(&plain);
     buf_done(&old);
@@ -101,7 +116,7 @@ static void read_old(struct call *c)
     const struct pg_param mine[] = {WEBHOOK_MINE_PARAMS(c)};
     const struct pg_stmt stmt = {
         .sql = read_sql, .params = mine, .n_params = 2, .binary_result = true};
-    call_query(c, &stmt, 1, old_read);
+    call_look(c, &stmt, 1, old_read);
 }
 
 /* False: answered. */

@@ -19,8 +19,10 @@ enum {
     COL_DISABLED_REASON,
     COL_PREVIOUS_UNTIL,
     COL_CREATED_AT,
-    COL_UPDATED_AT
+    COL_UPDATED_AT,
+    COLUMNS
 };
+_Static_assert(COLUMNS == WEBHOOK_COLUMNS_N, "what others list after these has the next numbers");
 
 static json_t *rotation(const PGresult *r, int row)
 {

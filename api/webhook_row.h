@@ -15,6 +15,7 @@
     " last_success_at, disabled_at, disabled_reason,"                                              \
     " CASE WHEN previous_secret_until > now() THEN previous_secret_until END,"                     \
     " created_at, updated_at"
+#define WEBHOOK_COLUMNS_N 13
 
 /* In a WHERE of the table webhooks: the one that the path names, if it is the caller's and not
  * deleted. Takes parameters $1 and $2. */

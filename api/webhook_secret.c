@@ -11,8 +11,8 @@
 #include "log.h"
 #include "seal.h"
 
-#define PREFIX       "whsec_"
-#define RANDOM_BYTES 32
+#define PREFIX    "whsec_"
+#define KEY_BYTES 32
 
 void webhook_secret_set(struct webhook_secret *s, const char *text, size_t len)
 {
@@ -22,15 +22,40 @@ void webhook_secret_set(struct webhook_secret *s, const char *text, size_t len)
     s->len = len;
 }
 
+static void set_generated(struct webhook_secret *s, unsigned char bytes[KEY_BYTES])
+{
+    _Static_assert(sizeof(PREFIX) + BASE64_SIZE(KEY_BYTES) <= sizeof(s->text), "it fits");
+    memcpy(s->text, PREFIX, sizeof(PREFIX) - 1);
+    s->len = sizeof(PREFIX) - 1 + base64_encode(bytes, KEY_BYTES, s->text + sizeof(PREFIX) - 1);
+    OPENSSL_cleanse(bytes, KEY_BYTES);
+}
+
 void webhook_secret_make(struct webhook_secret *s)
 {
-    unsigned char random[RANDOM_BYTES];
-    _Static_assert(sizeof(PREFIX) + BASE64_SIZE(RANDOM_BYTES) <= sizeof(s->text), "it fits");
+    unsigned char random[KEY_BYTES];
     CHECK(RAND_bytes(random, sizeof(random)) == 1);
-    memcpy(s->text, PREFIX, sizeof(PREFIX) - 1);
-    s->len =
-        sizeof(PREFIX) - 1 + base64_encode(random, sizeof(random), s->text + sizeof(PREFIX) - 1);
-    OPENSSL_cleanse(random, sizeof(random));
+    set_generated(s, random);
+}
+
+void webhook_secret_derive(struct call *c, const char *key, struct webhook_secret *ret)
+{
+    static const char purpose[] = "secret of a webhook"; /* with its NUL */
+    unsigned char mac[KEYRING_MAC_LEN];
+    struct buf data;
+    _Static_assert(KEYRING_MAC_LEN == KEY_BYTES, "it is used whole");
+    buf_init(&data, sizeof(purpose) + sizeof(c->who.tenant_id.b) + LIMIT_IDEMPOTENCY_KEY);
+    buf_add(&data, purpose, sizeof(purpose));
+    buf_add(&data, c->who.tenant_id.b, sizeof(c->who.tenant_id.b));
+    buf_add_str(&data, key);
+    CHECK(buf_ok(&data));
+    keyring_mac(c->api->keys, data.data, data.len, mac);
+    buf_done(&data);
+    set_generated(ret, mac);
+}
+
+bool webhook_secret_equal(const struct webhook_secret *a, const struct webhook_secret *b)
+{
+    return a->len == b->len && CRYPTO_memcmp(a->text, b->text, a->len) == 0;
 }
 
 void webhook_secret_cleanse(struct webhook_secret *s)

@@ -22,6 +22,10 @@ struct webhook_secret {
 void webhook_secret_set(struct webhook_secret *s, const char *text, size_t len);
 /* "whsec_" and the base64 of 32 random bytes. CHECKs that there are any. */
 void webhook_secret_make(struct webhook_secret *s);
+/* The same, but for this key of this tenant it is always the same one, which nobody else can make.
+ */
+void webhook_secret_derive(struct call *c, const char *key, struct webhook_secret *ret);
+bool webhook_secret_equal(const struct webhook_secret *a, const struct webhook_secret *b);
 void webhook_secret_cleanse(struct webhook_secret *s);
 
 /* Sealed for this column ("webhooks.secret" or "webhooks.previous_secret") of the caller's webhook.

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bounds.h"
 #include "check.h"
 #include "httpd.h"
 #include "mem.h"
@@ -122,6 +123,7 @@ struct admin *admin_new(struct event_base *base, const char *listen, admin_ready
     a->ctx = ctx;
     const struct httpd_config cfg = {.listen = listen,
                                      .connections_max = ADMIN_CONNECTIONS_MAX,
+                                     .unread_max = LIMIT_ANSWERS_UNREAD,
                                      .limits = {.target_max = TARGET_MAX,
                                                 .headers_max = HEADERS_MAX,
                                                 .headers_n = HEADERS_N,

@@ -14,8 +14,10 @@
 #define LIMIT_REQUEST_TARGET        4096   /* characters of path and query                      */
 #define LIMIT_REQUEST_HEADERS       16384u /* 16 KiB; all lines together                        */
 #define LIMIT_REQUEST_HEADERS_N     100
+#define LIMIT_ANSWERS_UNREAD        33554432u /* 32 MiB; of all clients of a port together           */
 #define LIMIT_SECRET                256 /* the API takes 16-256 bytes, the worker reads 1-256 */
 #define LIMIT_SECRET_MIN            16
+#define LIMIT_IDEMPOTENCY_KEY       255    /* characters */
 #define LIMIT_ATTEMPTS              5      /* P4                                           */
 #define LIMIT_RESPONSE_KEPT         4096u  /* 4 KiB; P3, R46: of the body, in the log             */
 #define LIMIT_RESPONSE_READ         65536u /* 64 KiB; P3, R46                                      */

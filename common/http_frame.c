@@ -270,17 +270,20 @@ static enum frame_fault judge_host(struct frame *f)
             return FRAME_HOST;
         }
     }
-    return ++f->hosts > 1 || f->n > FRAME_VALUE_MAX ? FRAME_HOST : FRAME_GOOD;
+    return ++f->hosts > 1 ? FRAME_HOST : FRAME_GOOD;
 }
 
-/* A value that matters, without the blanks around it. */
+/* A value that matters, without the blanks around it. Of one that is too long the end is not known,
+ * and what is judged would not be what others read. */
 static enum frame_fault judge_value(struct frame *f)
 {
-    size_t len = f->n <= FRAME_VALUE_MAX ? f->n : FRAME_VALUE_MAX;
-    for (; len > 0 && f->value[len - 1] == ' '; len--) {
+    if (f->n > FRAME_VALUE_MAX) {
+        return FRAME_HEADERS_LARGE;
+    }
+    while (f->n > 0 && f->value[f->n - 1] == ' ') {
         f->n--;
     }
-    f->value[len] = '\0';
+    f->value[f->n] = '\0';
     switch ((enum header)f->header) {
     case OTHER:
         return FRAME_GOOD;

@@ -39,6 +39,8 @@ struct conn {
     struct evhttp_request *req; /* while BUSY: evhttp has it and waits for its answer */
     struct bufferevent *bev;    /* one reference of ours */
     bool told;                  /* shut down by us: evhttp sees the end and frees it */
+    size_t unread;              /* bytes of its answer in memory; 0 once it is told */
+    int64_t moved_mono_us;      /* when that changed */
     TAILQ_ENTRY(conn) link;
 };
 
@@ -57,6 +59,7 @@ struct httpd {
     bool draining;
     struct event *sweep; /* only while there are connections */
     unsigned n;
+    size_t unread;
     struct conn_list conns; /* the longest in their state first */
 };
 
@@ -88,11 +91,18 @@ static bool is_closed(struct bufferevent *bev)
     return arg == NULL;
 }
 
+static void set_unread(struct conn *c, size_t bytes)
+{
+    c->httpd->unread += bytes - c->unread;
+    c->unread = bytes;
+}
+
 /* The end that evhttp then reads is what closes it: nothing of evhttp's is touched from outside. */
 static void tell_to_go(struct conn *c)
 {
     if (!c->told) {
         c->told = true;
+        set_unread(c, 0);
         (void)shutdown(bufferevent_getfd(c->bev), SHUT_RDWR); /* an error: it is gone already */
     }
 }
@@ -101,6 +111,7 @@ static void forget(struct httpd *h, struct conn *c)
 {
     TAILQ_REMOVE(&h->conns, c, link);
     h->n--;
+    set_unread(c, 0);
     bufferevent_decref(c->bev);
     c->bev = NULL;
     c->magic = 0;
@@ -227,6 +238,39 @@ static void on_input(struct evbuffer *input, const struct evbuffer_cb_info *info
     }
 }
 
+/* Bytes times the time for which they have not become fewer: a large answer that nobody takes gives
+ * way before one that is just being made, and a small one that waits for its turn stays. */
+static double burden(const struct conn *c, int64_t now)
+{
+    return (double)c->unread * (double)(now - c->moved_mono_us + 1);
+}
+
+static void drop_unread(struct httpd *h)
+{
+    const int64_t now = clock_mono_us();
+    while (h->unread > h->cfg.unread_max) {
+        struct conn *worst = TAILQ_FIRST(&h->conns);
+        struct conn *c;
+        CHECK(worst != NULL); /* whose bytes would they be? */
+        TAILQ_FOREACH(c, &h->conns, link)
+        {
+            if (burden(c, now) > burden(worst, now)) {
+                worst = c;
+            }
+        }
+        tell_to_go(worst);
+    }
+}
+
+static void count_unread(struct conn *c, size_t bytes)
+{
+    if (!c->told) {
+        set_unread(c, bytes);
+        c->moved_mono_us = clock_mono_us();
+        drop_unread(c->httpd);
+    }
+}
+
 /* evhttp writes when it is given an answer ("100 Continue" comes while receiving). It reads
  * meanwhile, and takes the end of a client that has nothing more to ask for that of the connection:
  * after the first bytes of an answer that takes longer it is stopped, until the next request. */
@@ -234,6 +278,7 @@ static void on_output(struct evbuffer *output, const struct evbuffer_cb_info *in
 {
     struct conn *c = ctx;
     CHECK_MAGIC(c, CONN_MAGIC);
+    count_unread(c, evbuffer_get_length(output));
     if (info->n_added > 0 && c->state == CONN_BUSY) {
         c->req = NULL;
         set_state(c, CONN_ANSWERING);

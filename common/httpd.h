@@ -9,7 +9,8 @@
  * once, and what else the client sends is dropped for a while so that it can read that answer.
  * While an answer is written, no more is read than the next request may need. At the cap the
  * listener pauses, clients wait in the kernel's backlog, and the connections that have been idle
- * longest (a second at least) are closed to make room. */
+ * longest (a second at least) are closed to make room. When too many bytes of answers wait for
+ * their clients, those are closed that leave most for longest. */
 #ifndef NRW_HTTPD_H
 #define NRW_HTTPD_H
 
@@ -34,6 +35,7 @@ typedef void httpd_refusal_fn(void *ctx, enum frame_fault fault, struct buf *hea
 struct httpd_config {
     const char *listen;       /* "address:port" ("[::1]:9464" for IPv6; port 0 picks a free one) */
     unsigned connections_max; /* fewer where the process may have fewer descriptors */
+    size_t unread_max;        /* bytes of answers in memory, of all connections */
     struct frame_limits limits;
     httpd_refusal_fn *refusal;  /* NULL: a line of text         */
     int64_t idle_timeout_ms;    /* without a byte of a request  */

@@ -2,16 +2,32 @@
  * call it once at start. */
 #include "process.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "log.h"
+
+/* The limit counts for files alone: what a core_pattern pipes to a program (systemd-coredump,
+ * apport) ignores it, and gets then what the filter lets through, which is no memory. */
+static void forbid_core_dumps(void)
+{
+    const struct rlimit no_core = {0, 0};
+    (void)setrlimit(RLIMIT_CORE, &no_core);
+    const int fd = open("/proc/self/coredump_filter", O_WRONLY | O_CLOEXEC);
+    if (fd == -1 || write(fd, "0", 1) != 1) {
+        log_warn("process.core_dumps", F_STR("effect", "a piped core dump would hold secrets"));
+    }
+    if (fd != -1) {
+        (void)close(fd);
+    }
+}
 
 void process_prepare(int64_t descriptors_wanted)
 {
     (void)signal(SIGPIPE, SIG_IGN);
-    const struct rlimit no_core = {0, 0};
-    (void)setrlimit(RLIMIT_CORE, &no_core);
+    forbid_core_dumps();
     struct rlimit lim;
     if (getrlimit(RLIMIT_NOFILE, &lim) == -1) {
         return;

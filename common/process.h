@@ -5,8 +5,8 @@
 #include <stdint.h>
 
 /* As many file descriptors as the hard limit gives, with a warning when that is fewer than wanted.
- * No core dumps, because opened secrets must not end up in a file. A peer that goes away is an
- * error of a write and not a signal. */
+ * No core dumps, to a file or a pipe, because opened secrets must not end up in one. A peer that
+ * goes away is an error of a write and not a signal. */
 void process_prepare(int64_t descriptors_wanted);
 
 #endif

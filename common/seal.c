@@ -8,12 +8,14 @@
 #include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
+#include <openssl/hmac.h>
 #include <openssl/rand.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base64.h"
 #include "bounds.h"
+#include "check.h"
 #include "mem.h"
 
 #define VERSION   1
@@ -152,6 +154,14 @@ void keyring_free(struct keyring *k)
     EVP_CIPHER_free(k->gcm);
     OPENSSL_cleanse(k, sizeof(*k));
     free(k);
+}
+
+void keyring_mac(const struct keyring *k, const void *data, size_t len,
+                 unsigned char ret[KEYRING_MAC_LEN])
+{
+    unsigned n = 0;
+    CHECK(HMAC(EVP_sha256(), k->keys[0].bytes, KEY_LEN, data, len, ret, &n) != NULL &&
+          n == KEYRING_MAC_LEN);
 }
 
 /* Starts either direction and feeds the additional data: head of the blob, column, NUL, row,

@@ -37,4 +37,10 @@ bool seal(const struct keyring *k, const struct seal_aad *aad, const void *plain
 bool seal_open(const struct keyring *k, const struct seal_aad *aad, const void *blob, size_t len,
                char *ret_plain, size_t *ret_len, struct err *err) MUST_CHECK;
 
+/* HMAC-SHA256 with the key that seals: what nobody without this key ring can foresee, and whoever
+ * has it makes again. data begins with what it is for, so that no two uses meet. */
+#define KEYRING_MAC_LEN 32
+void keyring_mac(const struct keyring *k, const void *data, size_t len,
+                 unsigned char ret[KEYRING_MAC_LEN]);
+
 #endif

@@ -75,6 +75,7 @@ static void set_up(void)
     struct err err = {0};
     const struct httpd_config cfg = {.listen = "127.0.0.1:0",
                                      .connections_max = 10000,
+                                     .unread_max = SIZE_MAX,
                                      .limits = limits,
                                      .refusal = on_refusal,
                                      .idle_timeout_ms = 60000,

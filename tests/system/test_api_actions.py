@@ -253,12 +253,12 @@ def test_sigterm_waits_for_a_test(sink, hook, client, api, worker):
     assert answered(waiting.result(10), 200)["success"]
 
 
-def test_without_postgres_a_test_ends_in_503(stack, sink, hook, client, worker):
+def test_without_postgres_a_test_ends_in_503_and_is_not_called_undone(stack, sink, hook, client, worker):
     sink.set("/hook", "delay=2s")
     waiting = in_background(lambda: client.post(f"{hook.id}/test"))
     sink.wait(1, "/hook")
     stack.pg_stop()
-    refused(waiting.result(20), 503, "unavailable")
+    refused(waiting.result(20), 503, "outcome-unknown")
     stack.pg_start()
     await_condition(lambda: not hook.pending(), 60, "the worker writes down what came of it")
     assert hook.attempts()[0]["outcome"] == "delivered"

@@ -187,7 +187,7 @@ def test_a_stranger_learns_nothing_but_that_he_is_one(port):
 
 
 def test_what_is_open_needs_nothing_and_looks_at_nothing(port):
-    for path in (b"/openapi.json", b"/health", b"/ready"):
+    for path in (b"/openapi.json", b"/health", b"/api/health", b"/ready"):
         assert ask(port, "Authorization: Bearer x", "X-API-Key: x", request=b"GET " + path).status == 200
 
 

@@ -39,6 +39,8 @@ REFUSED = {
     "length and NUL": (400, header(b"Content-Length: 5\0", b"hello")),
     "gzip, chunked": (400, header(b"Transfer-Encoding: gzip, chunked", b"0\r\n\r\n")),
     "chunked, identity": (400, header(b"Transfer-Encoding: chunked, identity", b"0\r\n\r\n")),
+    "chunked, many blanks, identity": (431, header(b"Transfer-Encoding: chunked" + 260 * b" " + b", identity", b"0\r\n\r\n")),
+    "length and many blanks": (431, header(b"Content-Length: 5" + 264 * b" ", b"hello")),
     "identity": (400, header(b"Transfer-Encoding: identity")),
     "xchunked": (400, header(b"Transfer-Encoding: xchunked", b"0\r\n\r\n")),
     "tab chunked": (400, header(b"Transfer-Encoding:\tchunked", b"0\r\n\r\n")),

@@ -1,7 +1,10 @@
 """What operators are promised of the API program: health, drain, an answer in every state of PostgreSQL."""
 
+import signal
+
 from support.api import run_api
 from support.wait import await_condition
+from support.wire import Wire
 
 
 def test_commands_answer_without_a_database():
@@ -29,6 +32,22 @@ def test_without_postgres_it_answers_503_and_recovers(stack, tenant, api):
     assert client.get("/ready").status_code == 503 and client.get("/health").status_code == 200
     stack.pg_start()
     await_condition(lambda: client.get("/api/v1/integrations/event-types").status_code == 200, 30, "200 again")
+
+
+def test_while_it_drains_it_is_not_ready(api):
+    """Told to whoever was asking when it began; nobody else gets in."""
+    with Wire(api.api_port) as ready, Wire(api.api_port) as health:
+        ready.send(b"GET /ready HTTP/1.1\r\nHost: x\r\n")
+        health.send(b"GET /health HTTP/1.1\r\nHost: x\r\n")
+        await_condition(lambda: api.metric("nrw_api_connections") == 2, 10, "both are there")
+        api.process.send_signal(signal.SIGTERM)
+        api.wait_log("api.stopping")
+        ready.send(b"\r\n")
+        answer = ready.answer()
+        assert answer.status == 503 and answer.json()["type"] == "/problems/unavailable" and answer.headers["retry-after"]
+        health.send(b"\r\n")
+        assert health.answer().status == 200
+    api.wait_exit()
 
 
 def test_its_metrics_count_requests_by_route_and_status(tenant, api):

@@ -15,6 +15,7 @@ from support import contract
 from support.api import WEBHOOKS, new_id
 from support.produce import new_id as new_event_id
 from support.tenant import Tenant
+from support.wire import Wire
 
 URL = "https://hooks.example.com/netrecon"
 SECRET = "a secret of the tests that nobody may see"
@@ -162,12 +163,74 @@ def test_what_is_deleted_is_gone(client):
     assert client.get().json()["meta"]["total"] == 0
 
 
+# ---- creating with an Idempotency-Key ----
+
+def create_with(client, key: str, **members):
+    return contract.check(client.request("POST", json={"url": URL, "events": ["*"], **members}, headers={"Idempotency-Key": key}), "createWebhook")
+
+
+@pytest.mark.parametrize("members", [{}, {"secret": SECRET, "description": "mine", "active": False, "events": ["alert.*", "scan.failed"]}])
+def test_a_creation_that_is_repeated_with_its_key_makes_one_webhook_and_gets_one_answer(api, tenant, client, members):
+    clients = [api.client(tenant.id) for _ in range(8)]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda one: create_with(one, 255 * "~", **members), clients))
+    answers.append(create_with(client, 255 * "~", **members))
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({(answer.text, answer.headers["Location"]) for answer in answers}) == 1
+    assert client.get().json()["meta"]["total"] == 1 and answers[0].json()["secret"] == members.get("secret", answers[0].json()["secret"])
+
+
+def test_keys_differ_between_tenants_and_so_do_the_secrets_made_for_them(stack, api, client):
+    mine, other, theirs = create_with(client, "a"), create_with(client, "b"), create_with(api.client(Tenant(stack).id), "a")
+    assert {answer.status_code for answer in (mine, other, theirs)} == {201}
+    assert len({answer.json()["id"] for answer in (mine, other, theirs)}) == len({answer.json()["secret"] for answer in (mine, other, theirs)}) == 3
+
+
+@pytest.mark.parametrize("members", [{"url": URL + "/2"}, {"events": ["alert.*"]}, {"active": False}, {"description": "x"}, {"secret": SECRET}])
+def test_a_key_is_not_good_for_another_body(client, members):
+    made = create_with(client, "k").json()
+    used = create_with(client, "k", **members)
+    assert (used.status_code, used.json()["type"]) == (409, "/problems/idempotency-key-used") and made["id"] in used.json()["detail"]
+    assert "secret" not in used.json() and made["secret"] not in used.text and client.get().json()["meta"]["total"] == 1
+
+
+@pytest.mark.parametrize("change", [
+    lambda stack, client, made: patch(client, made, secret=SECRET), lambda stack, client, made: rotate(client, made),
+    lambda stack, client, made: patch(client, made, url=URL + "/2"), lambda stack, client, made: client.delete(made),
+    lambda stack, client, made: stack.query("update webhooks set created_at = now() - interval '25 hours' where id = %s", made)],
+    ids=["secret", "rotated", "url", "deleted", "a day later"])
+def test_a_secret_is_not_shown_again_once_the_webhook_was_changed_or_a_day_later(stack, client, change):
+    made = create_with(client, "k").json()
+    change(stack, client, made["id"])
+    used = create_with(client, "k")
+    assert used.status_code == 409 and used.json()["type"] == "/problems/idempotency-key-used"
+
+
+def test_a_repeat_is_answered_at_the_limit_of_webhooks(start_api, tenant):
+    client = start_api(webhooks_max=1).client(tenant.id)
+    made = create_with(client, "k")
+    assert create_with(client, "k").text == made.text
+    assert create_with(client, "other").json()["type"] == "/problems/webhook-limit"
+
+
+@pytest.mark.parametrize("keys", [[""], [256 * "k"], ["a b"], ["ä".encode()], ["a", "a"]])
+def test_a_key_that_is_not_one_is_refused(api, tenant, client, keys):
+    with Wire(api.api_port) as wire:
+        lines = b"".join(b"Idempotency-Key: " + (key if isinstance(key, bytes) else key.encode()) + b"\r\n" for key in keys)
+        body = json.dumps({"url": URL, "events": ["*"]}).encode()
+        wire.send(f"POST {WEBHOOKS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+                  f"X-API-Key: {client.session.headers['X-API-Key']}\r\n".encode() + lines + b"\r\n" + body)
+        answer = wire.answer()
+    assert answer.status == 400 and "Idempotency-Key" in answer.json()["detail"]
+    assert client.get().json()["meta"]["total"] == 0
+
+
 # ---- pausing and deleting cancel ----
 
-def make_pending(stack, tenant_id, webhook_id, n: int) -> None:
+def make_pending(stack, tenant_id, webhook_id, n: int, reason: str = "retry") -> None:
     stack.query("insert into pending_deliveries (delivery_id, received_at, event_id, webhook_id, tenant_id, event_type, next_attempt, "
-                "next_attempt_at, reason) select gen_random_uuid(), now(), %s, %s, %s, 'alert.created', 2, now() + interval '1 hour', 'retry' "
-                "from generate_series(1, %s)", new_event_id(), webhook_id, tenant_id, n)
+                "next_attempt_at, reason) select gen_random_uuid(), now(), %s, %s, %s, 'alert.created', 2, now() + interval '1 hour', %s "
+                "from generate_series(1, %s)", new_event_id(), webhook_id, tenant_id, reason, n)
 
 
 def pending(stack, webhook_id) -> int:
@@ -193,6 +256,16 @@ def test_deleting_cancels_what_is_pending(stack, tenant, client):
     assert (pending(stack, webhook_id), pending(stack, other)) == (0, 2)
 
 
+def test_a_test_that_is_under_way_goes_on_through_a_pause_and_ends_with_the_webhook(stack, tenant, client):
+    webhook_id = client.create(URL)["id"]
+    for reason in ("retry", "spill", "redeliver", "replay", "test"):
+        make_pending(stack, tenant.id, webhook_id, 2, reason)
+    patch(client, webhook_id, active=False)
+    assert stack.query("select distinct reason from pending_deliveries where webhook_id = %s", webhook_id) == [("test",)]
+    client.delete(webhook_id)
+    assert pending(stack, webhook_id) == 0
+
+
 def test_a_pause_does_not_wait_for_what_a_worker_is_writing(stack, tenant, client):
     webhook_id = client.create(URL)["id"]
     make_pending(stack, tenant.id, webhook_id, 2)
@@ -215,6 +288,13 @@ def test_rotating_keeps_the_secret_before_for_the_overlap(stack, client):
     own = rotate(client, webhook["id"], overlap_hours=0, secret=SECRET)
     assert own["secret"] == SECRET and own["secret_rotation"] is None
     assert stack.query("select previous_secret, previous_secret_until from webhooks where id = %s", webhook["id"]) == [(None, None)]
+
+
+def test_rotating_to_the_secret_that_is_in_force_keeps_the_one_before(stack, tenant, client):
+    webhook = client.create(URL)
+    first = rotate(client, webhook["id"], secret=SECRET)
+    assert rotate(client, webhook["id"], secret=SECRET, overlap_hours=1) == first
+    assert unseal(stack, tenant, webhook["id"], "previous_secret") == webhook["secret"]
 
 
 def test_a_new_secret_by_patch_ends_a_rotation(client):

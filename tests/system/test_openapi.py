@@ -28,8 +28,8 @@ PROMISED = {
     f"POST {WEBHOOKS}/{{webhook_id}}/deliveries/{{delivery_id}}/redeliver", f"POST {WEBHOOKS}/{{webhook_id}}/replay",
     f"GET {WEBHOOKS}/{{webhook_id}}/replays", f"GET {WEBHOOKS}/{{webhook_id}}/replays/{{job_id}}",
     f"DELETE {WEBHOOKS}/{{webhook_id}}/replays/{{job_id}}", f"GET {WEBHOOKS}/{{webhook_id}}/stats",
-    "GET /api/v1/integrations/event-types", "GET /openapi.json", "GET /health", "GET /ready"}
-OPEN_TO_ALL = {"getOpenapi", "getHealth", "getReady"}
+    "GET /api/v1/integrations/event-types", "GET /openapi.json", "GET /health", "GET /api/health", "GET /ready"}
+OPEN_TO_ALL = {"getOpenapi", "getHealth", "getApiHealth", "getReady"}
 
 
 # ---- every place of the document where a schema or an example stands ----

@@ -64,6 +64,12 @@ def test_no_core_dump_whatever_the_limits_around_it(program):
     assert core.split()[4:6] == ["0", "0"]
 
 
+def test_a_core_dump_that_is_piped_to_a_program_would_hold_no_memory(program):
+    """A piped core_pattern ignores the limit; the kernel's filter says which memory is dumped: none."""
+    running, _ = program
+    assert int(proc(running, "coredump_filter"), 16) == 0
+
+
 @pytest.fixture(autouse=True)
 def generous_limits():
     before = resource.getrlimit(resource.RLIMIT_CORE)

@@ -14,7 +14,7 @@
 #include "buf.h"
 
 #define TARGET_MAX  32
-#define HEADERS_MAX 200
+#define HEADERS_MAX 700
 #define HEADERS_N   5
 #define BODY_MAX    64
 
@@ -226,6 +226,34 @@ static void test_encodings_that_are_refused(void **state)
 #undef TE
 }
 
+/* At the maximum it is read whole, blanks and all; one more and its end would not be seen. */
+static void test_a_value_that_matters_and_is_too_long_is_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name, *begin, *end, *body;
+        enum frame_fault fault; /* at the maximum */
+    } rows[] = {
+        {"Transfer-Encoding", "chunked", "", "0\r\n\r\n", FRAME_GOOD},
+        {"Transfer-Encoding", "chunked", ", identity", "0\r\n\r\n", FRAME_ENCODING},
+        {"Content-Length", "2", "", "ok", FRAME_GOOD},
+        {"Content-Length", "2", "0", "ok", FRAME_LENGTH},
+        {"Expect", "100-continue", "", "", FRAME_GOOD},
+        {"Expect", "100-continue", ", else", "", FRAME_EXPECT},
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+        for (int extra = 0; extra <= 1; extra++) {
+            char text[512];
+            const int blanks =
+                FRAME_VALUE_MAX + extra - (int)strlen(rows[i].begin) - (int)strlen(rows[i].end);
+            (void)snprintf(text, sizeof(text), P "%s: %s%*s%s\r\n\r\n%s", rows[i].name,
+                           rows[i].begin, blanks, "", rows[i].end, rows[i].body);
+            expect(rows[i].name, text, strlen(text),
+                   extra > 0 ? FRAME_HEADERS_LARGE : rows[i].fault);
+        }
+    }
+}
+
 static void test_chunks_that_are_refused(void **state)
 {
     (void)state;
@@ -304,6 +332,7 @@ int main(void)
         cmocka_unit_test(test_headers_that_are_refused),
         cmocka_unit_test(test_lengths_that_are_refused),
         cmocka_unit_test(test_encodings_that_are_refused),
+        cmocka_unit_test(test_a_value_that_matters_and_is_too_long_is_refused),
         cmocka_unit_test(test_chunks_that_are_refused),
         cmocka_unit_test(test_limits_hold_exactly),
         cmocka_unit_test(test_every_fault_has_a_status_and_words),

@@ -23,8 +23,9 @@
 #define GET         "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 #define REQUEST_MS  600
 #define IDLE_MS     3000
-#define ANSWER_MS   1000
+#define ANSWER_MS   2000
 #define LARGE       ((size_t)32 * 1024 * 1024) /* more than the kernel buffers */
+#define UNREAD_MAX  (2 * LARGE) /* two clients may leave so much unread, and not three */
 
 static struct {
     struct event_base *base;
@@ -89,6 +90,7 @@ static int set_up(void **state)
     const struct httpd_config cfg = {
         .listen = "127.0.0.1:0",
         .connections_max = MAX,
+        .unread_max = UNREAD_MAX,
         .limits = {.target_max = 1024, .headers_max = 4096, .headers_n = 20, .body_max = 4096},
         .idle_timeout_ms = IDLE_MS,
         .request_timeout_ms = REQUEST_MS,
@@ -270,6 +272,47 @@ static void test_an_answer_that_is_taken_byte_by_byte_ends_at_its_deadline(void 
     close(fd);
 }
 
+static int client_with_large_answer(void)
+{
+    int fd = client();
+    put(fd, GET);
+    t.held = NULL;
+    AWAIT(t.held != NULL);
+    reply_large(t.held);
+    AWAIT(peek(fd) == 1);
+    return fd;
+}
+
+/* Reads some, so that the server can write some. */
+static void read_some(int fd, size_t bytes)
+{
+    char piece[4096];
+    for (size_t got = 0; got < bytes;) {
+        const ssize_t n = recv(fd, piece, sizeof(piece), 0);
+        assert_true(n > 0 || (n == -1 && errno == EAGAIN));
+        got += n > 0 ? (size_t)n : 0;
+        assert_int_equal(0, event_base_loop(t.base, EVLOOP_NONBLOCK));
+    }
+}
+
+/* Its answer is younger, but some of the other one was taken since. */
+static void test_when_too_much_is_unread_the_client_that_reads_least_gives_way(void **state)
+{
+    (void)state;
+    t.hold = true;
+    int reading = client_with_large_answer();
+    int stuck = client_with_large_answer();
+    read_some(reading, LARGE / 4);
+    assert_int_equal(2, httpd_connections(t.httpd));
+    int last = client_with_large_answer();
+    AWAIT(httpd_connections(t.httpd) == 2);
+    drop_input(stuck);
+    assert_int_equal(-1, peek(stuck));
+    read_some(reading, LARGE / 4);
+    read_some(last, LARGE / 4);
+    close(reading), close(stuck), close(last);
+}
+
 static void test_what_comes_while_an_answer_is_written_is_not_hoarded(void **state)
 {
     (void)state;
@@ -390,6 +433,7 @@ int main(void)
         TEST(test_an_answer_has_no_deadline_of_the_connection),
         TEST(test_a_client_that_left_is_answered_without_harm),
         TEST(test_an_answer_that_is_taken_byte_by_byte_ends_at_its_deadline),
+        TEST(test_when_too_much_is_unread_the_client_that_reads_least_gives_way),
         TEST(test_what_comes_while_an_answer_is_written_is_not_hoarded),
         TEST(test_a_client_that_will_ask_nothing_more_gets_its_whole_answer),
         TEST(test_a_refusal_can_be_read_by_a_client_that_sends_on),

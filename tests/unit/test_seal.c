@@ -296,6 +296,25 @@ static int openssl_error_queue_is_empty(void **state)
     return ERR_peek_error() == 0 ? 0 : -1;
 }
 
+static void a_mac_is_the_same_for_the_ring_that_seals_and_no_other(void **state)
+{
+    (void)state;
+    struct keyring *a = ring_of("a:" KEY_A ",b:" KEY_B);
+    struct keyring *same = ring_of("other_id:" KEY_A);
+    struct keyring *b = ring_of("b:" KEY_B ",a:" KEY_A);
+    unsigned char macs[4][KEYRING_MAC_LEN];
+    keyring_mac(a, "data", 4, macs[0]);
+    keyring_mac(same, "data", 4, macs[1]);
+    keyring_mac(b, "data", 4, macs[2]);
+    keyring_mac(a, "date", 4, macs[3]);
+    assert_memory_equal(macs[0], macs[1], KEYRING_MAC_LEN);
+    assert_memory_not_equal(macs[0], macs[2], KEYRING_MAC_LEN);
+    assert_memory_not_equal(macs[0], macs[3], KEYRING_MAC_LEN);
+    keyring_free(a);
+    keyring_free(same);
+    keyring_free(b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -308,6 +327,7 @@ int main(void)
         cmocka_unit_test(secrets_of_1_to_256_bytes_seal_and_others_are_refused),
         cmocka_unit_test(key_rings_are_read_as_documented),
         cmocka_unit_test(bad_key_rings_are_refused_without_quoting_them),
+        cmocka_unit_test(a_mac_is_the_same_for_the_ring_that_seals_and_no_other),
         cmocka_unit_test(sixteen_keys_fit_and_seventeen_do_not),
     };
     return cmocka_run_group_tests(tests, NULL, openssl_error_queue_is_empty);
