@@ -53,23 +53,28 @@ struct lane {
     struct fifo waiting[CLASSES];
     size_t in_flight;
     struct lane_limit limit;
-    int64_t busy_mono_us;         /* since when it has had work without a break */
-    int64_t left_mono_us;         /* when a request last ended                         */
-    int64_t moment_mono_us;       /* the last one that next_moment() gave away   */
-    unsigned ends;                /* how many ends between_us has seen           */
-    int64_t between_us;           /* smoothed time between two ends: 1 / throughput    */
-    bool in_turn[CLASSES];        /* in tenant->turn                                   */
+    int64_t busy_mono_us;   /* since when it has had work without a break */
+    int64_t left_mono_us;   /* when a request last ended                         */
+    int64_t moment_mono_us; /* the last one that next_moment() gave away   */
+    unsigned ends;          /* how many ends between_us has seen           */
+    int64_t between_us;     /* smoothed time between two ends: 1 / throughput    */
+    bool was_full;          /* in lanes.full: full, and above half of that since */
+    int64_t stuck_us;       /* since then: time without room at its endpoint, less time with room */
+    bool spare;             /* of a full one: it had room at the end of the last turn */
+    int64_t eased_mono_us;  /* when it last fell to half                         */
+    bool in_turn[CLASSES];  /* in tenant->turn                                   */
     struct lane_list *blocked_in; /* host->blocked or lanes.starved, or NULL    */
     bool idle;                    /* in lanes.idle                              */
     TAILQ_ENTRY(lane) turn_link[CLASSES];
     TAILQ_ENTRY(lane) link;      /* blocked_in or idle */
-    TAILQ_ENTRY(lane) full_link; /* lanes.full */
+    TAILQ_ENTRY(lane) full_link; /* lanes.full         */
 };
 
 struct lanes {
     unsigned magic;
     const struct config *cfg;
     struct event spill_timer;
+    bool spill_due; /* it has fired: look at the end of the turn */
     struct map by_webhook;
     struct map tenants;
     struct map hosts;
@@ -80,7 +85,8 @@ struct lanes {
     struct age_list ages; /* everything that waits, oldest first */
     size_t in_flight[CLASSES];
     size_t waiting[CLASSES];
-    struct lane_list full; /* lanes at NRW_LANE_QUEUE_MAX or above */
+    struct lane_list full;  /* lanes that reached NRW_LANE_QUEUE_MAX and did not fall to half yet */
+    int64_t looked_mono_us; /* at those of them that have room */
     struct counter *cancelled, *spilled_wait, *spilled_full, *spilled_crowded, *deferred;
 };
 

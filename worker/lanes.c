@@ -15,19 +15,21 @@
  * out of the CPU's caches between two turns, which costs a fifth of the worker's time (bench). */
 #define STARTS_A_TURN   64
 #define SPILL_CHECK_US  100000
-#define ENDS_TO_KNOW    16 /* so many ends make an estimate of the rate */
+#define LOOK_MAX_US     100000 /* a longer turn says something of this worker, not of an endpoint */
+#define ENDS_TO_KNOW    16     /* so many ends make an estimate of the rate */
 #define UNKNOWN_STEP_US 20000
 #define BACK_MIN_US     1000000
 #define BACK_MAX_US     60000000
 
 static void take_out(struct lanes *l, struct lane *lane, struct delivery *d)
 {
-    const bool was_full = lane_full(l, lane);
     TAILQ_REMOVE(&l->ages, d, age_link);
     d->next = NULL;
     lane->waiting[d->class].n--;
     l->waiting[d->class]--;
-    if (was_full && !lane_full(l, lane)) {
+    if (lane->was_full && lane_waiting(lane) <= (size_t)l->cfg->lane_queue_max / 2) {
+        lane->was_full = false;
+        lane->eased_mono_us = clock_mono_us();
         TAILQ_REMOVE(&l->full, lane, full_link);
     }
 }
@@ -76,9 +78,9 @@ static void pass(struct lanes *l, struct lane *lane)
     lane_rest(l, lane);
 }
 
-bool lanes_after_turn(struct lanes *l)
+/* False: nothing more may start. */
+static bool start_burst(struct lanes *l)
 {
-    CHECK_MAGIC(l, LANES_MAGIC);
     unsigned started = 0;
     while (lanes_requests(l) < (size_t)l->cfg->requests_max) {
         const int c = lanes_pick_class(l);
@@ -102,14 +104,52 @@ bool lanes_after_turn(struct lanes *l)
     return false;
 }
 
+/* One more request would not be too many for its endpoint. */
+static bool has_room(const struct lanes *l, const struct lane *lane)
+{
+    return lane->in_flight < lane_own_cap(lane) && lane_host_has_room(l, lane);
+}
+
+/* Whom do full lanes wait for? All that may start now has started: where there is room all the
+ * same, for this worker; else for the endpoint. What one turn leaves over says little, so the time
+ * of one kind is set off against the other, and time in which the lane was not full counts as time
+ * with room. An endpoint that is found stuck is so until its lane has fallen to half. */
+static void look_at_full(struct lanes *l)
+{
+    const int64_t spill_us = l->cfg->spill_after * 1000;
+    const int64_t now = clock_mono_us();
+    const int64_t past_us =
+        now - l->looked_mono_us < LOOK_MAX_US ? now - l->looked_mono_us : LOOK_MAX_US;
+    struct lane *lane;
+    l->looked_mono_us = now;
+    TAILQ_FOREACH(lane, &l->full, full_link)
+    {
+        lane->spare = has_room(l, lane);
+        if (lane->stuck_us < spill_us) {
+            lane->stuck_us += lane->spare ? -past_us : past_us;
+            lane->stuck_us = lane->stuck_us > 0 ? lane->stuck_us : 0;
+        }
+    }
+}
+
+static bool stuck(const struct lanes *l, const struct lane *lane)
+{
+    return lane->was_full && lane->stuck_us >= l->cfg->spill_after * 1000;
+}
+
 /* --- in and out --- */
 
-/* Keeps up: what waits will be sent before it would have to be spilled. A lane that has just got
- * busy has the benefit of the doubt for as long as a delivery may wait. */
+/* Keeps up: what waits will be sent before it would have to be spilled, and there is not always
+ * more of it than the lane can hold: a loud tenant's endpoint may be quick, and everybody would run
+ * at its speed. A lane that has just got busy has the benefit of the doubt for as long as a
+ * delivery may wait. */
 static bool healthy(const struct lanes *l, const struct lane *lane)
 {
     const int64_t spill_us = l->cfg->spill_after * 1000;
     const int64_t now = clock_mono_us();
+    if (stuck(l, lane)) {
+        return false;
+    }
     if (lane->ends < ENDS_TO_KNOW) {
         return now - lane->busy_mono_us < spill_us;
     }
@@ -118,12 +158,11 @@ static bool healthy(const struct lanes *l, const struct lane *lane)
     return now - since < spill_us && (int64_t)lane_waiting(lane) * lane->between_us < spill_us;
 }
 
-/* Whose doing it is that a first attempt does not start now: this worker's if the endpoint had
- * room. */
-static void count_deferred(struct lanes *l, const struct lane *lane, const struct delivery *d)
+/* Whose doing it is that a first attempt does not start now: this worker's if the endpoint had room
+ * after all had started that could. */
+static void count_deferred(struct lanes *l, const struct delivery *d, bool spare)
 {
-    const bool room = lane->in_flight < lane_own_cap(lane) && lane_host_has_room(l, lane);
-    l->deferred->value += d->class == DELIVERY_NEW && room;
+    l->deferred->value += d->class == DELIVERY_NEW && spare;
 }
 
 /* When something that cannot be sent now should come back: the next free moment at the rate at
@@ -148,13 +187,12 @@ void lanes_add(struct lanes *l, struct delivery *d)
         lane_rest(l, lane);
         return;
     }
-    const bool was_full = lane_full(l, lane);
     if (lane_waiting(lane) == 0 && lane->in_flight == 0) {
         lane->busy_mono_us = clock_mono_us();
     }
-    if (was_full && !healthy(l, lane)) {
+    if (lane_full(l, lane) && !healthy(l, lane)) {
         l->spilled_full->value++;
-        count_deferred(l, lane, d);
+        count_deferred(l, d, lane->spare && !stuck(l, lane));
         delivery_spill(d, next_moment(lane));
         return;
     }
@@ -164,7 +202,11 @@ void lanes_add(struct lanes *l, struct delivery *d)
     f->tail = &d->next;
     f->n++;
     l->waiting[d->class]++;
-    if (!was_full && lane_full(l, lane)) {
+    if (!lane->was_full && lane_full(l, lane)) {
+        const int64_t stuck_us = lane->stuck_us - (clock_mono_us() - lane->eased_mono_us);
+        lane->was_full = true;
+        lane->spare = false;
+        lane->stuck_us = stuck_us > 0 ? stuck_us : 0;
         TAILQ_INSERT_TAIL(&l->full, lane, full_link);
     }
     d->queued_mono_us = clock_mono_us();
@@ -326,17 +368,13 @@ static void spill(struct lanes *l, struct delivery *d)
     CHECK(lane->waiting[d->class].head == d);
     CHECK(pop(l, lane, (int)d->class) == d);
     l->spilled_wait->value++;
-    count_deferred(l, lane, d);
+    count_deferred(l, d, has_room(l, lane));
     delivery_spill(d, next_moment(lane));
     lane_rest(l, lane);
 }
 
-static void on_spill_timer(evutil_socket_t fd, short what, void *ctx)
+static void spill_late(struct lanes *l)
 {
-    struct lanes *l = ctx;
-    (void)fd;
-    (void)what;
-    CHECK_MAGIC(l, LANES_MAGIC);
     const int64_t limit = clock_mono_us() - l->cfg->spill_after * 1000;
     struct delivery *d;
     while ((d = TAILQ_FIRST(&l->ages)) != NULL && d->queued_mono_us < limit) {
@@ -344,12 +382,34 @@ static void on_spill_timer(evutil_socket_t fd, short what, void *ctx)
     }
 }
 
+/* At the end of the turn: what can start by then is not late. */
+static void on_spill_timer(evutil_socket_t fd, short what, void *ctx)
+{
+    struct lanes *l = ctx;
+    (void)fd;
+    (void)what;
+    CHECK_MAGIC(l, LANES_MAGIC);
+    l->spill_due = true;
+}
+
+bool lanes_after_turn(struct lanes *l)
+{
+    CHECK_MAGIC(l, LANES_MAGIC);
+    const bool more = start_burst(l);
+    look_at_full(l);
+    if (l->spill_due) {
+        l->spill_due = false;
+        spill_late(l);
+    }
+    return more;
+}
+
 bool lanes_full(const struct lanes *l)
 {
     const struct lane *lane;
     TAILQ_FOREACH(lane, &l->full, full_link)
     {
-        if (healthy(l, lane)) {
+        if (lane_full(l, lane) && healthy(l, lane)) {
             return true;
         }
     }

@@ -8,7 +8,8 @@
  *
  * Who must not wait: a delivery that waits longer than NRW_SPILL_AFTER is spilled, which means
  * written as a pending row that comes back later. A full lane slows intake down while its endpoint
- * keeps up; when it does not, what overflows is spilled at once. */
+ * keeps up; when it does not, or has had no room for NRW_SPILL_AFTER with the lane full, what
+ * overflows is spilled at once. */
 #ifndef NRW_LANES_H
 #define NRW_LANES_H
 

@@ -309,6 +309,32 @@ def test_one_loud_tenant(stack, topic, tenant, quick, start_worker, tmp_path):
         stranger.close()
 
 
+@pytest.mark.slow
+def test_a_loud_tenant_whose_endpoint_cannot_take_it_all(stack, topic, tenant, quick, start_worker, tmp_path):
+    """Its endpoint is quick enough for what is in its lane, but there is always more: the rest is written aside, and intake does not run at its
+    speed. Without the first seconds, in which intake may wait for it."""
+    quiet_rate, takes, produced = 30, 640, 1500  # events a second
+    loud = bulk.tenants(stack, [uuid.uuid4()])[0]
+    stranger = Sink(tmp_path / "loud", ledger=False)
+    bulk.webhooks(stack, [(tenant.id, quick.url("/quiet")), (loud.id, stranger.url("/loud", "delay=100ms"))])
+    try:
+        # What is in its lane takes less than a second, also on a busy machine.
+        worker = start_worker(lane_concurrency=takes // 10, lane_concurrency_start=takes // 10, spill_after="3s")
+        raise_priority(worker.pid)
+        noise = ProduceTool(topic, loud.id, *SPREAD, count=1_000_000, rate=produced)
+        await_condition(lambda: worker.metrics()['nrw_spills_total{why="full"}'] > 0, 20, "what its endpoint cannot take is written aside")
+        ProduceTool(topic, tenant.id, *SPREAD, count=quiet_rate * 8, rate=quiet_rate, first=True).wait()
+        await_condition(lambda: quick.stats()["requests"] >= quiet_rate * 8, 30, "all have arrived")
+        found = latency(quick)
+        noise.stop()
+        print(f"\nbeside {produced} events/s of a tenant whose endpoint takes {takes}: {shown(found)}")
+        assert found["p99"] <= 1_000_000 * PATIENCE, "a stranger's endpoint set the pace"
+        assert worker.metrics()["nrw_first_attempts_deferred_total"] == 0
+    finally:
+        stack.query("delete from pending_deliveries")
+        stranger.close()
+
+
 # ---- faults of this side ----
 
 

@@ -28,9 +28,20 @@ static struct {
     size_t spilled[2];   /* by class */
     int64_t spilled_offset[STARTED_MAX];
     int64_t spilled_delay_us[STARTED_MAX];
+    int64_t clock_us; /* where the clock stands; 0: it goes */
 } world;
 
 /* --- the fakes --- */
+
+/* NOLINTBEGIN(bugprone-reserved-identifier): the linker's names */
+int64_t __real_clock_mono_us(void);
+int64_t __wrap_clock_mono_us(void);
+
+int64_t __wrap_clock_mono_us(void)
+{
+    return world.clock_us != 0 ? world.clock_us : __real_clock_mono_us();
+}
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 static struct delivery *make_delivery(struct webhook *wh, struct tracker *t, int64_t offset)
 {
@@ -1171,6 +1182,76 @@ static void an_overflow_of_a_dead_endpoint_is_spilled_at_once_and_stops_nobody(v
     webhook_unref(dead);
 }
 
+/* A hundred a second more than its endpoint takes, which is quick: what is in the lane will be sent
+ * in time, but there is always more. */
+static void
+a_lane_that_stays_full_holds_intake_up_for_no_longer_than_a_delivery_may_wait(void **state)
+{
+    (void)state;
+    const int64_t step_us = 5000;
+    settings.spill_after = 1000;
+    world.clock_us = clock_mono_us();
+    const int64_t begin_us = world.clock_us;
+    struct webhook *loud = make_webhook_at(1, 1, 1);
+    add(loud, 0, 60);
+    start_all();
+    size_t held_up = 0;
+    const size_t deferred = gauge("nrw_first_attempts_deferred_total");
+    for (size_t i = 0; i < 800; i++) {
+        world.clock_us += step_us;
+        finish(i);
+        settings.requests_max = i % 10 == 0 ? 0 : 1000; /* a turn too full for this lane */
+        start_all();
+        held_up += lanes_full(world.lanes);
+        if (!lanes_full(world.lanes)) {
+            add(loud, 60, 20);
+        }
+        settings.requests_max = 1000;
+        start_all();
+        assert_true(spilled() == 0 || world.clock_us - begin_us >= SECOND);
+    }
+    assert_int_equal(deferred, gauge("nrw_first_attempts_deferred_total"));
+    assert_in_range(held_up, 100, 300); /* of four seconds one, or a little more */
+    assert_true(spilled() > 500 * 18);
+    assert_int_equal(50, gauge("nrw_lanes_waiting"));
+    for (size_t i = 800; i < 825; i++) {
+        assert_false(lanes_full(world.lanes));
+        finish(i);
+        start_all();
+    }
+    world.clock_us += SECOND / 2;
+    add(loud, 60, 25);
+    assert_true(lanes_full(world.lanes)); /* it has caught up once: trusted again, but half */
+    for (size_t i = 0; i < 60; i++) {
+        world.clock_us += 10000;
+        lanes_after_turn(world.lanes);
+    }
+    assert_false(lanes_full(world.lanes));
+    webhook_unref(loud);
+}
+
+/* Sending is all that a saturated worker does: to write things aside would only be more to do. */
+static void a_lane_that_stays_full_because_this_worker_is_slow_is_not_spilled(void **state)
+{
+    (void)state;
+    settings.spill_after = 1000;
+    settings.lane_concurrency = settings.lane_concurrency_start = 100;
+    settings.lane_queue_max = 256;
+    world.clock_us = clock_mono_us();
+    struct webhook *quick = make_webhook_at(1, 1, 1);
+    for (int i = 0; i < 200; i++) {
+        if (!lanes_full(world.lanes)) {
+            add(quick, 0, 256);
+        }
+        assert_true(lanes_after_turn(world.lanes)); /* a burst, and there is more */
+        world.clock_us += 20000;
+        finish_all();
+        world.n = 0;
+    }
+    assert_int_equal(0, spilled());
+    webhook_unref(quick);
+}
+
 /* What it did before says nothing of a lane that had nothing to do since. */
 static void a_burst_after_a_long_pause_is_not_spilled_at_once(void **state)
 {
@@ -1469,6 +1550,8 @@ int main(void)
         LANES_TEST(a_first_attempt_is_deferred_when_its_endpoint_had_room),
         LANES_TEST(an_overflow_slows_intake_while_the_endpoint_keeps_up),
         LANES_TEST(an_overflow_of_a_dead_endpoint_is_spilled_at_once_and_stops_nobody),
+        LANES_TEST(a_lane_that_stays_full_holds_intake_up_for_no_longer_than_a_delivery_may_wait),
+        LANES_TEST(a_lane_that_stays_full_because_this_worker_is_slow_is_not_spilled),
         LANES_TEST(a_burst_after_a_long_pause_is_not_spilled_at_once),
         LANES_TEST(too_many_retries_of_an_endpoint_come_back_one_after_the_other),
         LANES_TEST(a_failing_webhook_is_crowded_by_two_retries),
