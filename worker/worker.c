@@ -255,17 +255,18 @@ static bool intake_may_go_on(const struct worker *w)
            !deadletter_full(w->deadletter) && !consumer_any_full(w->consumer);
 }
 
-/* How many retries may be claimed: never more than their share of the requests, so that an outage's
- * backlog waits in the stores and not here (R30). */
+/* How many retries may be claimed: never more than their share of the requests, nor than there is
+ * memory for, so that an outage's backlog waits in the stores and not here (R30). */
 static size_t retries_wanted(const struct worker *w)
 {
     const size_t share = (size_t)(w->cfg->requests_max * w->cfg->retry_share + 99) / 100;
     const size_t have = w->account.retries + retries_loading(w->retries);
     if (w->stopping || !journal_up(w->journal) || !subscriptions_up(w->subscriptions) ||
-        !retries_up(w->retries) || w->account.payload_bytes >= (size_t)w->cfg->event_bytes_max) {
+        !retries_up(w->retries) || have >= share) {
         return 0;
     }
-    return have < share ? share - have : 0;
+    const size_t room = retries_room(w->retries);
+    return share - have < room ? share - have : room;
 }
 
 /* The only place for batched work; the order matters. */

@@ -99,8 +99,8 @@ class Watch(threading.Thread):
 
 def process_numbers(pid):
     with open(f"/proc/{pid}/status", encoding="ascii") as status:
-        rss = next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
-    return {"rss_mib": rss, "fds": len(os.listdir(f"/proc/{pid}/fd"))}
+        mib = {words[0]: int(words[1]) / 1024 for words in map(str.split, status) if words[0] in ("VmRSS:", "VmHWM:")}
+    return {"rss_mib": mib["VmRSS:"], "peak_mib": mib["VmHWM:"], "fds": len(os.listdir(f"/proc/{pid}/fd"))}
 
 
 # ---- the backlog of an outage ----
@@ -172,6 +172,25 @@ def test_overdue_rows_of_an_outage(stack, topic, tenant, sink, quick, start_work
     finally:
         capped.close()
         failing.close()
+
+
+def test_the_payloads_of_a_backlog_have_their_bound(stack, topic, tenant, start_worker, tmp_path):
+    """Two replays of large events at once, and endpoints that take their time: the worker never holds more of them than it may, and what is
+    being copied."""
+    size, n, most_mib = 250_000, 250, 8
+    slow = Sink(tmp_path / "slow", ledger=False)
+    webhooks = [tenant.webhook(slow.url(f"/large-{i}", "delay=50ms")) for i in range(2)]
+    try:
+        for webhook in webhooks:
+            bulk.overdue(stack, webhook, n, padding=size)
+        worker = start_worker(event_bytes_max=f"{most_mib}MiB")
+        await_no_pending(stack, webhooks, 60)
+        assert slow.stats()["requests"] == 2 * n
+        highest = process_numbers(worker.pid)["peak_mib"]
+        print(f"\n{2 * n} deliveries of {size} bytes: at most {highest:.0f} MiB")
+        assert highest <= 40 + 2 * most_mib or PATIENCE > 1
+    finally:
+        slow.close()
 
 
 # ---- dead endpoints ----

@@ -1,6 +1,7 @@
 /* Leasing and loading against a real PostgreSQL with the real schema, by two workers at once. */
 #include "retries.h"
 
+#include "bounds.h"
 #include "pg_fixture.h"
 #include "worker_fixture.h"
 
@@ -323,6 +324,70 @@ static void a_row_without_its_payload_is_deleted_and_has_ended(void **state)
     assert_int_equal(0, world.told[0].later);
 }
 
+/* --- memory --- */
+
+/* n rows whose payloads have this many bytes. */
+static void put_large(unsigned n, size_t bytes)
+{
+    char text[128];
+    for (unsigned i = 0; i < n; i++) {
+        put_row(i, -1000, 0);
+    }
+    pg_server_format(text, sizeof(text),
+                     "UPDATE events SET payload = decode(repeat('78', %zu), 'hex')", bytes);
+    sql(text);
+}
+
+static void payloads_are_loaded_as_far_as_there_is_room_for_them(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    world.cfg.event_bytes_max = 1048576;
+    put_large(10, 200000);
+    assert_int_equal(4, retries_room(world.workers[0])); /* each may be as large as any */
+    claim(0, 0, 10);
+    assert_int_equal(0, retries_room(world.workers[0]));
+    await_answers();
+    assert_int_equal(5, world.told[0].loaded);
+    assert_int_equal(1000000, world.account.payload_bytes);
+    assert_int_equal(5, world.told[0].later);
+    assert_int_equal(5, sql("SELECT count(*) FROM pending_deliveries WHERE leased_until IS NULL"));
+    assert_in_range(world.told[0].delays_us[0], 1, SECOND);
+    assert_int_equal(0, retries_room(world.workers[0]));
+    for (size_t i = 0; i < 4; i++) {
+        nrw_event_unref(world.told[0].events[i]);
+        world.told[0].events[i] = NULL;
+    }
+    assert_int_equal(4, retries_room(world.workers[0])); /* 848 576 bytes */
+    retries_claimed(world.workers[0], world.told[0].later_ids, 5);
+    await_answers();
+    assert_int_equal(9, world.told[0].loaded);
+    assert_int_equal(6, world.told[0].later);
+}
+
+static void large_payloads_come_in_parts(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    put_large(50, LIMIT_EVENT_BYTES);
+    claim(0, 0, 50);
+    await_answers();
+    assert_int_equal(50, world.told[0].loaded);
+    assert_int_equal(4, sql("SELECT count(DISTINCT leased_until) FROM pending_deliveries"));
+}
+
+static void the_room_is_counted_in_rows_like_those_that_were_seen_last(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    put_large(2, 1000);
+    const size_t before = retries_room(world.workers[0]);
+    assert_int_equal(world.cfg.event_bytes_max / LIMIT_EVENT_BYTES, before);
+    claim(0, 0, 2);
+    await_answers();
+    assert_in_range(retries_room(world.workers[0]), before * 250, before * 263);
+}
+
 /* --- sweeping --- */
 
 static void the_sweep_finds_what_is_due_when_it_is_told_to(void **state)
@@ -506,6 +571,9 @@ int main(void)
         RETRIES_TEST(what_is_not_due_or_leased_comes_back_when_it_may_be),
         RETRIES_TEST(a_row_that_vanished_has_ended),
         RETRIES_TEST(a_row_without_its_payload_is_deleted_and_has_ended),
+        RETRIES_TEST(payloads_are_loaded_as_far_as_there_is_room_for_them),
+        RETRIES_TEST(large_payloads_come_in_parts),
+        RETRIES_TEST(the_room_is_counted_in_rows_like_those_that_were_seen_last),
         RETRIES_TEST(the_sweep_finds_what_is_due_when_it_is_told_to),
         RETRIES_TEST(two_sweeping_workers_share_a_backlog_without_a_double),
         RETRIES_TEST(what_is_cancelled_in_a_turn_is_deleted_together_and_has_ended),
