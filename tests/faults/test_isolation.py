@@ -1,6 +1,7 @@
 """Nobody waits for a stranger, on the real stack: dead endpoints, a loud tenant and the backlog of an outage, and meanwhile the latency of
 those who have nothing to do with it. Faults of this side cost nobody an attempt."""
 
+import contextlib
 import errno
 import os
 import resource
@@ -457,6 +458,34 @@ def test_own_faults_are_never_attempts_no_route(stack, topic, tenant, sink, dns,
 
     fail_then_recover(stack, topic, tenant, sink, named, worker, no_route, lambda: dns.answers.update(right),
                       lambda: own_faults(worker, "send") >= 40)
+
+
+def test_own_faults_are_never_attempts_stopped(stack, topic, tenant, start_worker, tmp_path):
+    """The worker is stopped while it connects, until after the time that a connection may take."""
+    connect_s, n = 2, 5
+    host, port = "127.0.0.1", free_ports(1)[0]
+    webhook = tenant.webhook(f"http://{host}:{port}/late")
+    worker = start_worker(connect_timeout=f"{connect_s}s", **{**OWN, "own_fault_delay": "5s"})
+    with socket.create_server((host, port), backlog=0), contextlib.ExitStack() as fill:
+        for _ in range(3):  # then a further connection hears nothing
+            client = fill.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex((host, port))
+        produce_many(topic, tenant.id, n, *SPREAD)
+        await_condition(lambda: worker.metric("nrw_in_flight") == n, 10, "all connect")
+        worker.sigstop()
+        until = time.monotonic() + connect_s + 0.2
+        await_condition(lambda: time.monotonic() >= until, 10, "the time to connect is over")
+        worker.sigcont()
+        await_condition(lambda: own_faults(worker, "send") + len(webhook.attempts()) == n, 10, "each has ended")
+    sink = Sink(tmp_path / "late", listen=f"{host}:{port}")
+    sink.secret("/late", webhook.secret)
+    try:
+        topic.await_settled(worker.group, timeout=60)
+        await_no_pending(stack, [webhook])
+        assert stack.query("select attempt, outcome, count(*) from attempts where webhook_id = %s group by 1, 2", webhook.id) == [(1, "delivered", n)]
+    finally:
+        sink.close()
 
 
 @pytest.mark.slow
