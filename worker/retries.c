@@ -76,12 +76,14 @@ enum {
     COL_REASON
 };
 
+enum { PEEK_DELIVERY, PEEK_WAIT, PEEK_BYTES, PEEK_WEBHOOK };
+
 /* clang-format off */
 /* When it may be had: not due yet by PostgreSQL's clock, or leased to somebody else. The length of a payload is known
  * without reading it. */
 static const char peek_sql[] =
     "SELECT p.delivery_id, greatest(0, 1000000 * extract(epoch FROM greatest(p.next_attempt_at, p.leased_until) - now()))::bigint,"
-    " coalesce(octet_length(e.payload), 0)::bigint"
+    " coalesce(octet_length(e.payload), 0)::bigint, CASE WHEN p.reason <> 'test' THEN p.webhook_id END"
     " FROM pending_deliveries p LEFT JOIN events e ON e.tenant_id = p.tenant_id AND e.received_at = p.received_at AND e.id = p.event_id"
     " WHERE p.delivery_id = ANY($1)";
 
@@ -324,25 +326,55 @@ static void take(struct load **load, const struct uuid *id, size_t bytes)
     l->bytes += bytes;
 }
 
+/* Counts the rows of this page that each webhook has got. */
+struct page {
+    struct map webhooks; /* -> a counter */
+    size_t n;
+    size_t counters[RETRIES_BATCH];
+};
+
+static bool crowded(struct retries *r, struct page *page, const PGresult *res, int row)
+{
+    if (PQgetisnull(res, row, PEEK_WEBHOOK)) {
+        return false;
+    }
+    const struct uuid id = pgvalue_uuid(res, row, PEEK_DELIVERY);
+    const struct uuid webhook_id = pgvalue_uuid(res, row, PEEK_WEBHOOK);
+    size_t *ahead = map_get(&page->webhooks, &webhook_id);
+    if (ahead == NULL) {
+        ahead = &page->counters[page->n++];
+        *ahead = 0;
+        map_put(&page->webhooks, &webhook_id, ahead);
+    }
+    if (r->on.crowded(r->on.ctx, &id, &webhook_id, *ahead)) {
+        return true;
+    }
+    ++*ahead;
+    return false;
+}
+
 static void sort_out(struct retries *r, const struct load *asked, const PGresult *res)
 {
     struct map known;
+    struct page page = {.n = 0};
     struct load *l = load_new(r);
-    size_t bytes = 0;
+    size_t all_bytes = 0;
     map_init(&known);
+    map_init(&page.webhooks);
     for (int row = 0; row < PQntuples(res); row++) {
-        const struct uuid id = pgvalue_uuid(res, row, 0);
-        const int64_t wait_us = pgvalue_int8(res, row, 1);
+        const struct uuid id = pgvalue_uuid(res, row, PEEK_DELIVERY);
+        const int64_t wait_us = pgvalue_int8(res, row, PEEK_WAIT);
+        const size_t bytes = (size_t)pgvalue_int8(res, row, PEEK_BYTES);
         map_put(&known, &id, r);
-        bytes += (size_t)pgvalue_int8(res, row, 2);
+        all_bytes += bytes;
         if (wait_us > 0) {
             r->on.later(r->on.ctx, &id, wait_us);
-        } else {
-            take(&l, &id, (size_t)pgvalue_int8(res, row, 2));
+        } else if (!crowded(r, &page, res, row)) {
+            take(&l, &id, bytes);
         }
     }
     if (PQntuples(res) > 0) {
-        r->row_bytes = bytes / (size_t)PQntuples(res) + 1;
+        r->row_bytes = all_bytes / (size_t)PQntuples(res) + 1;
     }
     for (size_t i = 0; i < asked->n; i++) {
         if (map_get(&known, &asked->ids[i]) == NULL) {
@@ -350,6 +382,7 @@ static void sort_out(struct retries *r, const struct load *asked, const PGresult
         }
     }
     map_done(&known);
+    map_done(&page.webhooks);
     if (l->n > 0) {
         lease(l);
     } else {

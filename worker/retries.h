@@ -22,6 +22,9 @@ struct retries_handlers {
     /* Not ours to send now: due again in delay_us / there is no such row any more. */
     void (*later)(void *ctx, const struct uuid *id, int64_t delay_us);
     void (*ended)(void *ctx, const struct uuid *id);
+    /* Its webhook has enough to do with `ahead` more of this page: true, and somebody else sees to
+     * the row, which is neither leased nor loaded. Not asked about tests. */
+    bool (*crowded)(void *ctx, const struct uuid *id, const struct uuid *webhook_id, size_t ahead);
     void *ctx;
 };
 

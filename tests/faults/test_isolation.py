@@ -291,6 +291,37 @@ def test_dead_endpoints_cost_the_healthy_ones_nothing(stack, topic, tenant, quic
     assert theirs == [(per_tenant[root],)]
 
 
+def test_the_backlog_of_a_dead_endpoint_waits_in_the_store_until_it_answers(stack, tenant, sink, start_worker):
+    """What its lane has no room for is put off without its payload, far and wide, and comes at once when the endpoint is back; but not what
+    waits for the time of its next attempt."""
+    n, on_schedule = 3000, 50
+    dead, other = (tenant.webhook(sink.url(path)) for path in ("/dead", "/other"))
+    sink.secret("/dead", dead.secret)
+    sink.set("/dead", "hang")
+    worker = start_worker(send_timeout="1s", retry_reconcile="2s", retry_delays=delays(3600))
+    bulk.overdue(stack, dead, 60)
+    await_condition(lambda: len(dead.attempts()) >= 24, 60, lambda: f"it is known to be slow: {len(dead.attempts())} attempts")
+    bulk.overdue(stack, dead, n)
+    bulk.overdue(stack, dead, on_schedule, overdue_s=-3600)
+    overdue = "select count(*) from pending_deliveries where webhook_id = %s and next_attempt_at < now() - interval '2 s'"
+    await_condition(lambda: worker.metrics()['nrw_spills_total{why="crowded"}'] >= n / 2 and stack.query(overdue, dead.id)[0][0] == 0, 60,
+                    lambda: f"all are put off: {stack.query(overdue, dead.id)[0][0]}")
+    farthest, = stack.query("select extract(epoch from max(next_attempt_at) - now()) from pending_deliveries where webhook_id = %s and reason = 'spill'",
+                            dead.id)[0]
+    loaded = worker.metric("nrw_retries_loaded_total")
+    print(f"\n{n} rows were due, {loaded:.0f} of them were loaded, the last one is put off for {farthest:.0f} s")
+    assert loaded <= n / 10, "rows are loaded only to be put off"
+    assert farthest > 600
+    bulk.overdue(stack, other, 20)
+    await_no_pending(stack, [other], 30)
+    sink.clear("/dead")
+    left = "select count(*) from pending_deliveries where webhook_id = %s and next_attempt = 2 and reason <> 'retry'"
+    await_condition(lambda: stack.query(left, dead.id)[0][0] == 0, 60, lambda: f"the backlog is served: {stack.query(left, dead.id)[0][0]} left")
+    assert stack.query("select count(*) from pending_deliveries where webhook_id = %s and next_attempt = 2 and reason = 'retry'",
+                       dead.id) == [(on_schedule,)]
+    assert len({line["delivery_id"] for line in sink.ledger("/dead", answer=200)}) >= n - 100
+
+
 # ---- a loud tenant ----
 
 

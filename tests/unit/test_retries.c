@@ -15,6 +15,9 @@ struct told {
     struct uuid later_ids[SEEN_MAX];
     int64_t delays_us[SEEN_MAX];
     struct uuid ended_ids[SEEN_MAX];
+    size_t crowded;
+    struct uuid crowded_ids[SEEN_MAX];
+    struct uuid crowded_webhooks[SEEN_MAX];
 };
 
 static struct {
@@ -26,6 +29,7 @@ static struct {
     struct told told[2];
     bool sweep;
     size_t want;
+    size_t room; /* of each webhook's lane */
 } world;
 
 /* --- the world --- */
@@ -65,10 +69,24 @@ static void on_ended(void *ctx, const struct uuid *id)
     told->ended_ids[told->ended++] = *id;
 }
 
+static bool on_crowded(void *ctx, const struct uuid *id, const struct uuid *webhook_id,
+                       size_t ahead)
+{
+    struct told *told = ctx;
+    if (ahead < world.room) {
+        return false;
+    }
+    assert_true(told->crowded < SEEN_MAX);
+    told->crowded_ids[told->crowded] = *id;
+    told->crowded_webhooks[told->crowded++] = *webhook_id;
+    return true;
+}
+
 static int begin(void **state)
 {
     (void)state;
     memset(&world, 0, sizeof(world));
+    world.room = RETRIES_BATCH;
     if (pg_server.postmaster == 0) {
         return 0;
     }
@@ -82,8 +100,11 @@ static int begin(void **state)
     world.ticker = event_new(world.base, -1, EV_PERSIST, on_tick, NULL);
     event_add(world.ticker, &tick);
     for (int i = 0; i < 2; i++) {
-        const struct retries_handlers on = {
-            .loaded = on_loaded, .later = on_later, .ended = on_ended, .ctx = &world.told[i]};
+        const struct retries_handlers on = {.loaded = on_loaded,
+                                            .later = on_later,
+                                            .ended = on_ended,
+                                            .crowded = on_crowded,
+                                            .ctx = &world.told[i]};
         world.workers[i] = retries_new(world.base, &world.cfg, &world.account, &on);
     }
     AWAIT_TURNS(retries_up(world.workers[0]) && retries_up(world.workers[1]));
@@ -322,6 +343,37 @@ static void a_row_without_its_payload_is_deleted_and_has_ended(void **state)
     assert_true(uuid_equal(&id, &world.told[0].ended_ids[0]));
     AWAIT_TURNS(sql("SELECT count(*) FROM pending_deliveries") == 1);
     assert_int_equal(0, world.told[0].later);
+}
+
+/* --- endpoints that have enough to do --- */
+
+static void what_its_lane_has_no_room_for_is_neither_leased_nor_loaded(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    for (unsigned n = 0; n < 10; n++) {
+        put_row(n, -1000, 0);
+    }
+    put_row(10, 60000, 0);
+    sql("UPDATE pending_deliveries SET webhook_id = '3b000000-0000-4000-8000-0000000000ff'"
+        " WHERE event_id::text NOT LIKE '%1';"
+        "UPDATE pending_deliveries SET reason = 'test' WHERE event_id::text LIKE '%9'");
+    world.room = 3;
+    claim(0, 0, 11);
+    await_answers();
+    assert_int_equal(3 + 1 + 1, world.told[0].loaded); /* a test, and another webhook's */
+    assert_int_equal(5, world.told[0].crowded);
+    assert_int_equal(1, world.told[0].later);
+    assert_int_equal(0, world.told[0].ended);
+    assert_int_equal(5, sql("SELECT count(*) FROM pending_deliveries WHERE leased_until > now()"));
+    for (size_t i = 0; i < 5; i++) {
+        assert_int_equal(0xff, world.told[0].crowded_webhooks[i].b[15]);
+        for (size_t k = 0; k < 5; k++) {
+            const struct nrw_event *ev = world.told[0].events[k];
+            const struct uuid id = uuid_of_delivery(&ev->id, &ev->retry.webhook_id);
+            assert_false(uuid_equal(&id, &world.told[0].crowded_ids[i]));
+        }
+    }
 }
 
 /* --- memory --- */
@@ -571,6 +623,7 @@ int main(void)
         RETRIES_TEST(what_is_not_due_or_leased_comes_back_when_it_may_be),
         RETRIES_TEST(a_row_that_vanished_has_ended),
         RETRIES_TEST(a_row_without_its_payload_is_deleted_and_has_ended),
+        RETRIES_TEST(what_its_lane_has_no_room_for_is_neither_leased_nor_loaded),
         RETRIES_TEST(payloads_are_loaded_as_far_as_there_is_room_for_them),
         RETRIES_TEST(large_payloads_come_in_parts),
         RETRIES_TEST(the_room_is_counted_in_rows_like_those_that_were_seen_last),
