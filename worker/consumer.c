@@ -19,6 +19,7 @@
 
 #define CONSUMER_MAGIC 0x434f4e53u
 #define POLL_BURST     256     /* messages per turn, so that a backlog cannot hold the loop */
+#define POLL_BYTES     1048576 /* and of them: the flow is looked at between two turns      */
 #define PAUSE_AFTER_US 1000000 /* flow off for so long: pause and keep polling              */
 
 enum drain_kind {
@@ -43,7 +44,8 @@ struct consumer {
     char trouble[CONSUMER_TROUBLE];
 
     bool flow;
-    bool more; /* the queue may hold more than was polled */
+    bool more;           /* the queue may hold more than was polled */
+    size_t polled_bytes; /* of the burst */
     int64_t flow_off_mono_us;
 
     enum drain_kind drain;
@@ -230,6 +232,7 @@ static void on_message(struct consumer *c, const rd_kafka_message_t *m)
         t = start_over(c, m);
     }
     c->messages->value++;
+    c->polled_bytes += m->len;
     const uint64_t slot = tracker_open(t, m->offset, clock_mono_us());
     c->on.message(c->on.ctx, t, slot, m);
 }
@@ -297,7 +300,8 @@ static bool may_poll(const struct consumer *c)
 static void poll_queue(struct consumer *c)
 {
     c->more = true;
-    for (int i = 0; i < POLL_BURST && may_poll(c); i++) {
+    c->polled_bytes = 0;
+    for (int i = 0; i < POLL_BURST && c->polled_bytes < POLL_BYTES && may_poll(c); i++) {
         rd_kafka_event_t *event = rd_kafka_queue_poll(c->queue, 0);
         if (event == NULL) {
             c->more = false;

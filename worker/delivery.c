@@ -3,7 +3,6 @@
  * back here, store their answer and resume the table. */
 #include "delivery.h"
 
-#include <inttypes.h>
 #include <openssl/rand.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +18,6 @@
 #include "request.h"
 
 #define DELIVERIES_MAGIC 0x44454c53u
-#define STOPPED_US       5000000 /* no loop is so late (watchdog.h: 50 ms is worth a line) */
 
 enum next { NEXT, WAIT, END };
 
@@ -197,19 +195,6 @@ static void keep_answer(struct attempt_result *r, const struct transport_result 
     }
 }
 
-/* A timeout that comes long after its time was noticed by a process that had been stopped (SIGSTOP,
- * a frozen machine): the answer may have been there in time. That is not the customer's fault. */
-static void judge_timeout(struct delivery *d)
-{
-    struct attempt_result *r = &d->result;
-    if (r->fault == TRANSPORT_TIMEOUT &&
-        r->duration_us > d->all->cfg->send_timeout * 1000 + STOPPED_US) {
-        r->fault = TRANSPORT_OURS;
-        (void)snprintf(r->error, sizeof(r->error), "this worker was stopped for %" PRId64 " s",
-                       r->duration_us / 1000000);
-    }
-}
-
 static void sent(void *ctx, const struct transport_result *result)
 {
     struct delivery *d = ctx;
@@ -223,7 +208,6 @@ static void sent(void *ctx, const struct transport_result *result)
     d->result.reused = result->reused;
     d->result.duration_us = clock_mono_us() - d->started_mono_us;
     (void)snprintf(d->result.error, sizeof(d->result.error), "%s", result->error);
-    judge_timeout(d);
     keep_answer(&d->result, result);
     set_step(d, DELIVERY_JUDGE);
     run(d);

@@ -13,21 +13,19 @@
 
 /* Starting all that may start fills every cap as long as there is a backlog; the requests then fall
  * out of the CPU's caches between two turns, which costs a fifth of the worker's time (bench). */
-#define STARTS_A_TURN   64
-#define SPILL_CHECK_US  100000
-#define ENDS_TO_KNOW    16 /* so many ends make an estimate of the rate */
-#define UNKNOWN_STEP_US 20000
-#define BACK_MIN_US     1000000
-#define BACK_MAX_US     60000000
+#define STARTS_A_TURN  64
+#define SPILL_CHECK_US 100000
+#define FEED_EVERY_US  250000
 
 static void take_out(struct lanes *l, struct lane *lane, struct delivery *d)
 {
-    const bool was_full = lane_full(l, lane);
     TAILQ_REMOVE(&l->ages, d, age_link);
     d->next = NULL;
     lane->waiting[d->class].n--;
     l->waiting[d->class]--;
-    if (was_full && !lane_full(l, lane)) {
+    if (lane->was_full && lane_waiting(lane) <= (size_t)l->cfg->lane_queue_max / 2) {
+        lane->was_full = false;
+        lane->eased_mono_us = clock_mono_us();
         TAILQ_REMOVE(&l->full, lane, full_link);
     }
 }
@@ -76,9 +74,9 @@ static void pass(struct lanes *l, struct lane *lane)
     lane_rest(l, lane);
 }
 
-bool lanes_after_turn(struct lanes *l)
+/* False: nothing more may start. */
+static bool start_burst(struct lanes *l)
 {
-    CHECK_MAGIC(l, LANES_MAGIC);
     unsigned started = 0;
     while (lanes_requests(l) < (size_t)l->cfg->requests_max) {
         const int c = lanes_pick_class(l);
@@ -104,38 +102,11 @@ bool lanes_after_turn(struct lanes *l)
 
 /* --- in and out --- */
 
-/* Keeps up: what waits will be sent before it would have to be spilled. A lane that has just got
- * busy has the benefit of the doubt for as long as a delivery may wait. */
-static bool healthy(const struct lanes *l, const struct lane *lane)
+/* Whose doing it is that a first attempt does not start now: this worker's if the endpoint had room
+ * after all had started that could. */
+static void count_deferred(struct lanes *l, const struct delivery *d, bool spare)
 {
-    const int64_t spill_us = l->cfg->spill_after * 1000;
-    const int64_t now = clock_mono_us();
-    if (lane->ends < ENDS_TO_KNOW) {
-        return now - lane->busy_mono_us < spill_us;
-    }
-    const int64_t since =
-        lane->left_mono_us > lane->busy_mono_us ? lane->left_mono_us : lane->busy_mono_us;
-    return now - since < spill_us && (int64_t)lane_waiting(lane) * lane->between_us < spill_us;
-}
-
-/* Whose doing it is that a first attempt does not start now: this worker's if the endpoint had
- * room. */
-static void count_deferred(struct lanes *l, const struct lane *lane, const struct delivery *d)
-{
-    const bool room = lane->in_flight < lane_own_cap(lane) && lane_host_has_room(l, lane);
-    l->deferred->value += d->class == DELIVERY_NEW && room;
-}
-
-/* When something that cannot be sent now should come back: the next free moment at the rate at
- * which this endpoint works, so that a backlog is not fetched and given back over and over. */
-static int64_t next_moment(struct lane *lane)
-{
-    const int64_t now = clock_mono_us();
-    const int64_t step = lane->ends < ENDS_TO_KNOW ? UNKNOWN_STEP_US : lane->between_us;
-    const int64_t from =
-        lane->moment_mono_us > now + BACK_MIN_US ? lane->moment_mono_us : now + BACK_MIN_US;
-    lane->moment_mono_us = from + step < now + BACK_MAX_US ? from + step : now + BACK_MAX_US;
-    return lane->moment_mono_us - now;
+    l->deferred->value += d->class == DELIVERY_NEW && spare;
 }
 
 void lanes_add(struct lanes *l, struct delivery *d)
@@ -148,14 +119,13 @@ void lanes_add(struct lanes *l, struct delivery *d)
         lane_rest(l, lane);
         return;
     }
-    const bool was_full = lane_full(l, lane);
     if (lane_waiting(lane) == 0 && lane->in_flight == 0) {
         lane->busy_mono_us = clock_mono_us();
     }
-    if (was_full && !healthy(l, lane)) {
+    if (lane_full(l, lane) && !lane_keeps_up(l, lane)) {
         l->spilled_full->value++;
-        count_deferred(l, lane, d);
-        delivery_spill(d, next_moment(lane));
+        count_deferred(l, d, lane->spare && !lane_stuck(l, lane));
+        delivery_spill(d, lane_next_moment(lane));
         return;
     }
     struct fifo *f = &lane->waiting[d->class];
@@ -164,7 +134,11 @@ void lanes_add(struct lanes *l, struct delivery *d)
     f->tail = &d->next;
     f->n++;
     l->waiting[d->class]++;
-    if (!was_full && lane_full(l, lane)) {
+    if (!lane->was_full && lane_full(l, lane)) {
+        const int64_t stuck_us = lane->stuck_us - (clock_mono_us() - lane->eased_mono_us);
+        lane->was_full = true;
+        lane->spare = false;
+        lane->stuck_us = stuck_us > 0 ? stuck_us : 0;
         TAILQ_INSERT_TAIL(&l->full, lane, full_link);
     }
     d->queued_mono_us = clock_mono_us();
@@ -192,11 +166,7 @@ static void learn(struct lane *lane, const struct delivery *d)
 {
     const int64_t now = clock_mono_us();
     const struct attempt_result *r = &d->result;
-    if (lane->left_mono_us > lane->busy_mono_us) { /* two ends of one busy time */
-        lane->between_us += (now - lane->left_mono_us - lane->between_us) / 8;
-        lane->ends++;
-    }
-    lane->left_mono_us = now;
+    lane_ended(lane, now);
     if (r->fault == TRANSPORT_OURS) {
         return;
     }
@@ -326,17 +296,13 @@ static void spill(struct lanes *l, struct delivery *d)
     CHECK(lane->waiting[d->class].head == d);
     CHECK(pop(l, lane, (int)d->class) == d);
     l->spilled_wait->value++;
-    count_deferred(l, lane, d);
-    delivery_spill(d, next_moment(lane));
+    count_deferred(l, d, lane_has_room(l, lane));
+    delivery_spill(d, lane_next_moment(lane));
     lane_rest(l, lane);
 }
 
-static void on_spill_timer(evutil_socket_t fd, short what, void *ctx)
+static void spill_late(struct lanes *l)
 {
-    struct lanes *l = ctx;
-    (void)fd;
-    (void)what;
-    CHECK_MAGIC(l, LANES_MAGIC);
     const int64_t limit = clock_mono_us() - l->cfg->spill_after * 1000;
     struct delivery *d;
     while ((d = TAILQ_FIRST(&l->ages)) != NULL && d->queued_mono_us < limit) {
@@ -344,44 +310,82 @@ static void on_spill_timer(evutil_socket_t fd, short what, void *ctx)
     }
 }
 
+/* At the end of the turn: what can start by then is not late. */
+static void on_spill_timer(evutil_socket_t fd, short what, void *ctx)
+{
+    struct lanes *l = ctx;
+    (void)fd;
+    (void)what;
+    CHECK_MAGIC(l, LANES_MAGIC);
+    l->spill_due = true;
+}
+
+bool lanes_after_turn(struct lanes *l)
+{
+    CHECK_MAGIC(l, LANES_MAGIC);
+    const bool more = start_burst(l);
+    lanes_look_at_full(l);
+    if (l->spill_due) {
+        l->spill_due = false;
+        spill_late(l);
+    }
+    return more;
+}
+
 bool lanes_full(const struct lanes *l)
 {
     const struct lane *lane;
     TAILQ_FOREACH(lane, &l->full, full_link)
     {
-        if (healthy(l, lane)) {
+        if (lane_full(l, lane) && lane_keeps_up(l, lane)) {
             return true;
         }
     }
     return false;
 }
 
-/* Twice what may be in flight, or what an endpoint of this speed takes in half the time that a
- * delivery may wait. */
-static size_t room_for_retries(const struct lanes *l, const struct lane *lane)
-{
-    const size_t cap = lane_own_cap(lane);
-    if (lane->ends < ENDS_TO_KNOW) {
-        return 2 * cap;
-    }
-    const int64_t between_us = lane->between_us > 0 ? lane->between_us : 1;
-    const size_t soon = (size_t)(l->cfg->spill_after * 1000 / 2 / between_us);
-    const size_t most = (size_t)l->cfg->lane_queue_max / 2;
-    return soon < 2 * cap ? 2 * cap : soon < most ? soon : most;
-}
-
-bool lanes_crowded(struct lanes *l, const struct uuid *webhook_id, int64_t *ret_back_in_us)
+bool lanes_crowded(struct lanes *l, const struct uuid *webhook_id, size_t ahead,
+                   int64_t *ret_back_in_us)
 {
     struct lane *lane = map_get(&l->by_webhook, webhook_id);
     if (lane == NULL) {
         return false;
     }
-    if (lane->waiting[DELIVERY_RETRY].n < room_for_retries(l, lane)) {
+    if (lane->waiting[DELIVERY_RETRY].n + ahead < lane_room_for_retries(l, lane)) {
         return false;
     }
     l->spilled_crowded->value++;
-    *ret_back_in_us = next_moment(lane);
+    *ret_back_in_us = lane_next_moment(lane);
     return true;
+}
+
+size_t lanes_hungry(struct lanes *l, const struct delivery *d)
+{
+    struct lane *lane = map_get(&l->by_webhook, &d->wh->id);
+    if (lane == NULL || d->outcome.kind != OUTCOME_DELIVERED) {
+        return 0;
+    }
+    const int64_t now = clock_mono_us();
+    /* where one was put off there may be more, also when another worker did it */
+    lane->put_off |= d->class == DELIVERY_RETRY && d->ev->retry.reason == EVENT_SPILL &&
+                     now - lane->none_mono_us > LANE_PUT_OFF_US;
+    if (!lane->put_off || lane_waiting(lane) >= lane_own_cap(lane) ||
+        (!lane->idle && now - lane->fed_mono_us < FEED_EVERY_US)) {
+        return 0; /* what it was given last may still be on its way */
+    }
+    lane->fed_mono_us = now;
+    return lane_room_for_retries(l, lane);
+}
+
+void lanes_none_put_off(struct lanes *l, const struct uuid *webhook_id)
+{
+    struct lane *lane = map_get(&l->by_webhook, webhook_id);
+    if (lane != NULL) {
+        lane->put_off = false;
+        lane->none_mono_us = clock_mono_us();
+        const int64_t latest = lane->none_mono_us + LANE_PUT_OFF_US;
+        lane->moment_mono_us = lane->moment_mono_us < latest ? lane->moment_mono_us : latest;
+    }
 }
 
 /* --- life --- */

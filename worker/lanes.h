@@ -7,8 +7,10 @@
  * endpoints that have none in flight, so that slow endpoints cannot take them all.
  *
  * Who must not wait: a delivery that waits longer than NRW_SPILL_AFTER is spilled, which means
- * written as a pending row that comes back later. A full lane slows intake down while its endpoint
- * keeps up; when it does not, what overflows is spilled at once. */
+ * written as a pending row that comes back at the endpoint's pace, in an hour at most, and earlier
+ * when the endpoint takes more than that. A full lane slows intake down while its endpoint
+ * keeps up; when it does not, or has had no room for NRW_SPILL_AFTER with the lane full, what
+ * overflows is spilled at once. */
 #ifndef NRW_LANES_H
 #define NRW_LANES_H
 
@@ -44,9 +46,16 @@ void lanes_give_back_retries(struct lanes *l);
 bool lanes_after_turn(struct lanes *l);
 
 bool lanes_full(const struct lanes *l); /* a healthy lane is full: intake waits */
-/* More retries for this webhook would only wait: its lane holds as many as it can send soon.
- * *ret_back_in_us is then when this one should come back, and it counts as spilled. */
-bool lanes_crowded(struct lanes *l, const struct uuid *webhook_id, int64_t *ret_back_in_us);
+/* More retries for this webhook than `ahead` would only wait: with those its lane holds as many as
+ * it can send soon. *ret_back_in_us is then when this one should come back, an hour at most, and it
+ * counts as spilled. */
+bool lanes_crowded(struct lanes *l, const struct uuid *webhook_id, size_t ahead,
+                   int64_t *ret_back_in_us);
+/* Asked of each d that lanes_left() was told of: how many rows that were put off its webhook could
+ * have now; 0: none. The endpoint answers and nearly nothing waits for it: it has recovered, or is
+ * quicker than was thought when they were put off. */
+size_t lanes_hungry(struct lanes *l, const struct delivery *d);
+void lanes_none_put_off(struct lanes *l, const struct uuid *webhook_id);
 void lanes_free(struct lanes *l); /* drops (abandons) what waits */
 
 #endif

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bounds.h"
 #include "check.h"
 #include "clock.h"
 #include "log.h"
@@ -20,6 +21,8 @@
 #define STALL_MS       15000
 #define SWEEP_EVERY_US 1000000
 #define MARGIN_MS      20000
+#define LOAD_BYTES     4194304 /* of payloads in one answer, or one payload: they are there twice */
+#define NO_ROOM_US     250000
 
 struct retries {
     unsigned magic;
@@ -27,17 +30,20 @@ struct retries {
     struct event_account *account;
     struct retries_handlers on;
     struct pg *pg;
-    size_t loading;
+    size_t peeking, loading; /* ids */
+    size_t loading_bytes;
+    size_t row_bytes; /* of payload, the mean of the rows that were looked at last */
     bool sweeping;
     int64_t next_sweep_mono_us;
     struct farewell *farewell; /* of this turn, not sent yet; NULL: none */
     struct counter *loaded, *lost, *swept, *cancelled;
 };
 
-/* One load under way. */
+/* One question under way: what ids need, or, once that is known, the rows themselves. */
 struct load {
     struct retries *r;
     int64_t asked_mono_us;
+    size_t bytes;
     size_t n;
     struct uuid ids[RETRIES_BATCH];
 };
@@ -70,7 +76,17 @@ enum {
     COL_REASON
 };
 
+enum { PEEK_DELIVERY, PEEK_WAIT, PEEK_BYTES, PEEK_WEBHOOK };
+
 /* clang-format off */
+/* When it may be had: not due yet by PostgreSQL's clock, or leased to somebody else. The length of a payload is known
+ * without reading it. */
+static const char peek_sql[] =
+    "SELECT p.delivery_id, greatest(0, 1000000 * extract(epoch FROM greatest(p.next_attempt_at, p.leased_until) - now()))::bigint,"
+    " coalesce(octet_length(e.payload), 0)::bigint, CASE WHEN p.reason <> 'test' THEN p.webhook_id END"
+    " FROM pending_deliveries p LEFT JOIN events e ON e.tenant_id = p.tenant_id AND e.received_at = p.received_at AND e.id = p.event_id"
+    " WHERE p.delivery_id = ANY($1)";
+
 static const char lease_sql[] =
     "WITH leased AS (UPDATE pending_deliveries SET leased_until = now() + $2 * interval '1 millisecond', updated_at = now()"
     " WHERE delivery_id = ANY($1) AND next_attempt_at <= now() AND (leased_until IS NULL OR leased_until < now())"
@@ -79,11 +95,6 @@ static const char lease_sql[] =
     " SELECT l.delivery_id, l.received_at, l.event_id, l.webhook_id, l.tenant_id, l.event_type, l.next_attempt::bigint,"
     " l.final_attempt::bigint, e.payload, e.traceparent, l.leased_until, l.reason"
     " FROM leased l LEFT JOIN events e ON e.tenant_id = l.tenant_id AND e.received_at = l.received_at AND e.id = l.event_id";
-
-/* The others: not due yet by PostgreSQL's clock, or leased to somebody else. */
-static const char others_sql[] =
-    "SELECT delivery_id, greatest(0, 1000000 * extract(epoch FROM greatest(next_attempt_at, leased_until) - now()))::bigint"
-    " FROM pending_deliveries WHERE delivery_id = ANY($1)";
 
 static const char sweep_sql[] =
     "SELECT delivery_id FROM pending_deliveries WHERE next_attempt_at <= now()"
@@ -203,24 +214,28 @@ static void hand_over(struct retries *r, const struct load *l, const PGresult *r
     r->on.loaded(r->on.ctx, ev);
 }
 
-static void settle_others(struct retries *r, const struct load *l, const struct map *leased,
-                          const PGresult *res)
+static bool submit(struct load *l, const struct pg_stmt *stmt, pg_reply_fn *fn)
 {
-    struct map known;
-    map_init(&known);
-    for (int row = 0; row < PQntuples(res); row++) {
-        const struct uuid id = pgvalue_uuid(res, row, 0);
-        map_put(&known, &id, r);
-        if (map_get(leased, &id) == NULL) {
-            r->on.later(r->on.ctx, &id, pgvalue_int8(res, row, 1));
-        }
+    if (!pg_submit(l->r->pg, stmt, 1, fn, l)) {
+        free(l);
+        return false;
     }
+    return true;
+}
+
+static void ids_of(const struct load *l, struct pgarray *ret)
+{
+    pgarray_init(ret, PGARRAY_UUID, 64 + (size_t)RETRIES_BATCH * 20);
     for (size_t i = 0; i < l->n; i++) {
-        if (map_get(&known, &l->ids[i]) == NULL) {
-            r->on.ended(r->on.ctx, &l->ids[i]);
-        }
+        pgarray_add_uuid(ret, &l->ids[i]);
     }
-    map_done(&known);
+}
+
+/* Leases that were taken although the answer was lost run out; reconcile and reaper find the rows.
+ */
+static void failed(const struct load *l, const struct pg_reply *reply)
+{
+    log_warn("retries.load_failed", F_INT("deliveries", l->n), F_ERR(reply->err));
 }
 
 static void leased(void *ctx, const struct pg_reply *reply)
@@ -229,9 +244,9 @@ static void leased(void *ctx, const struct pg_reply *reply)
     struct retries *r = l->r;
     CHECK_MAGIC(r, RETRIES_MAGIC);
     r->loading -= l->n;
-    if (!reply->ok) { /* leases that were taken all the same run out; reconcile and reaper find the
-                         rows */
-        log_warn("retries.load_failed", F_INT("deliveries", l->n), F_ERR(reply->err));
+    r->loading_bytes -= l->bytes;
+    if (!reply->ok) {
+        failed(l, reply);
         free(l);
         return;
     }
@@ -247,8 +262,145 @@ static void leased(void *ctx, const struct pg_reply *reply)
             hand_over(r, l, res, row);
         }
     }
-    settle_others(r, l, &mine, reply->results[1]);
+    for (size_t i = 0; i < l->n; i++) {
+        if (map_get(&mine, &l->ids[i]) == NULL) { /* somebody was faster */
+            r->on.later(r->on.ctx, &l->ids[i], retries_lease_ms(r->cfg) * 1000);
+        }
+    }
     map_done(&mine);
+    free(l);
+}
+
+/* Takes l. */
+static void lease(struct load *l)
+{
+    struct retries *r = l->r;
+    struct pgarray ids;
+    char lease_ms[24];
+    ids_of(l, &ids);
+    (void)snprintf(lease_ms, sizeof(lease_ms), "%lld", (long long)retries_lease_ms(r->cfg));
+    const struct pg_param params[] = {pgarray_param(&ids), {.type = 20, .data = lease_ms}};
+    const struct pg_stmt stmt = {
+        .sql = lease_sql, .params = params, .n_params = 2, .binary_result = true};
+    l->asked_mono_us = clock_mono_us();
+    const size_t n = l->n;
+    const size_t bytes = l->bytes;
+    if (submit(l, &stmt, leased)) {
+        r->loading += n;
+        r->loading_bytes += bytes;
+    }
+    pgarray_done(&ids);
+}
+
+/* --- looking before taking --- */
+
+static struct load *load_new(struct retries *r)
+{
+    struct load *l = mem_alloc(sizeof(*l));
+    l->r = r;
+    l->n = l->bytes = 0;
+    return l;
+}
+
+static size_t bytes_taken(const struct retries *r)
+{
+    return r->account->payload_bytes + r->loading_bytes;
+}
+
+/* One that may be had now: it goes with the others, as long as there is room for its payload. */
+static void take(struct load **load, const struct uuid *id, size_t bytes)
+{
+    struct load *l = *load;
+    struct retries *r = l->r;
+    if (bytes_taken(r) + l->bytes + bytes > (size_t)r->cfg->event_bytes_max) {
+        r->next_sweep_mono_us = clock_mono_us() + SWEEP_EVERY_US;
+        r->on.later(r->on.ctx, id, NO_ROOM_US);
+        return;
+    }
+    if (l->n > 0 && l->bytes + bytes > LOAD_BYTES) {
+        *load = load_new(r);
+        lease(l);
+        l = *load;
+    }
+    l->ids[l->n++] = *id;
+    l->bytes += bytes;
+}
+
+/* Counts the rows of this page that each webhook has got. */
+struct page {
+    struct map webhooks; /* -> a counter */
+    size_t n;
+    size_t counters[RETRIES_BATCH];
+};
+
+static bool crowded(struct retries *r, struct page *page, const PGresult *res, int row)
+{
+    if (PQgetisnull(res, row, PEEK_WEBHOOK)) {
+        return false;
+    }
+    const struct uuid id = pgvalue_uuid(res, row, PEEK_DELIVERY);
+    const struct uuid webhook_id = pgvalue_uuid(res, row, PEEK_WEBHOOK);
+    size_t *ahead = map_get(&page->webhooks, &webhook_id);
+    if (ahead == NULL) {
+        ahead = &page->counters[page->n++];
+        *ahead = 0;
+        map_put(&page->webhooks, &webhook_id, ahead);
+    }
+    if (r->on.crowded(r->on.ctx, &id, &webhook_id, *ahead)) {
+        return true;
+    }
+    ++*ahead;
+    return false;
+}
+
+static void sort_out(struct retries *r, const struct load *asked, const PGresult *res)
+{
+    struct map known;
+    struct page page = {.n = 0};
+    struct load *l = load_new(r);
+    size_t all_bytes = 0;
+    map_init(&known);
+    map_init(&page.webhooks);
+    for (int row = 0; row < PQntuples(res); row++) {
+        const struct uuid id = pgvalue_uuid(res, row, PEEK_DELIVERY);
+        const int64_t wait_us = pgvalue_int8(res, row, PEEK_WAIT);
+        const size_t bytes = (size_t)pgvalue_int8(res, row, PEEK_BYTES);
+        map_put(&known, &id, r);
+        all_bytes += bytes;
+        if (wait_us > 0) {
+            r->on.later(r->on.ctx, &id, wait_us);
+        } else if (!crowded(r, &page, res, row)) {
+            take(&l, &id, bytes);
+        }
+    }
+    if (PQntuples(res) > 0) {
+        r->row_bytes = all_bytes / (size_t)PQntuples(res) + 1;
+    }
+    for (size_t i = 0; i < asked->n; i++) {
+        if (map_get(&known, &asked->ids[i]) == NULL) {
+            r->on.ended(r->on.ctx, &asked->ids[i]);
+        }
+    }
+    map_done(&known);
+    map_done(&page.webhooks);
+    if (l->n > 0) {
+        lease(l);
+    } else {
+        free(l);
+    }
+}
+
+static void peeked(void *ctx, const struct pg_reply *reply)
+{
+    struct load *l = ctx;
+    struct retries *r = l->r;
+    CHECK_MAGIC(r, RETRIES_MAGIC);
+    r->peeking -= l->n;
+    if (reply->ok) {
+        sort_out(r, l, reply->results[0]);
+    } else {
+        failed(l, reply);
+    }
     free(l);
 }
 
@@ -259,29 +411,25 @@ void retries_claimed(struct retries *r, const struct uuid *ids, size_t n)
     if (n == 0) {
         return;
     }
-    struct load *l = mem_alloc(sizeof(*l));
-    l->r = r;
-    l->asked_mono_us = clock_mono_us();
+    struct load *l = load_new(r);
+    struct pgarray array;
     l->n = n;
     memcpy(l->ids, ids, n * sizeof(*ids));
-    struct pgarray array;
-    pgarray_init(&array, PGARRAY_UUID, 64 + (size_t)RETRIES_BATCH * 20);
-    for (size_t i = 0; i < n; i++) {
-        pgarray_add_uuid(&array, &ids[i]);
-    }
-    char lease_ms[24];
-    (void)snprintf(lease_ms, sizeof(lease_ms), "%lld", (long long)retries_lease_ms(r->cfg));
-    const struct pg_param params[] = {pgarray_param(&array), {.type = 20, .data = lease_ms}};
-    const struct pg_stmt stmts[] = {
-        {.sql = lease_sql, .params = params, .n_params = 2, .binary_result = true},
-        {.sql = others_sql, .params = params, .n_params = 1, .binary_result = true},
-    };
-    if (pg_submit(r->pg, stmts, 2, leased, l)) {
-        r->loading += n;
-    } else {
-        free(l);
+    ids_of(l, &array);
+    const struct pg_param param = pgarray_param(&array);
+    const struct pg_stmt stmt = {
+        .sql = peek_sql, .params = &param, .n_params = 1, .binary_result = true};
+    if (submit(l, &stmt, peeked)) {
+        r->peeking += n;
     }
     pgarray_done(&array);
+}
+
+size_t retries_room(const struct retries *r)
+{
+    const size_t max = (size_t)r->cfg->event_bytes_max;
+    const size_t taken = bytes_taken(r) + r->peeking * r->row_bytes;
+    return taken < max ? (max - taken) / r->row_bytes : 0;
 }
 
 /* --- the sweep --- */
@@ -315,7 +463,7 @@ void retries_after_turn(struct retries *r, size_t want, bool sweep)
         delete_rows(r);
     }
     const int64_t now = clock_mono_us();
-    if (!sweep || want == 0 || r->sweeping || r->loading > 0 || !pg_is_up(r->pg) ||
+    if (!sweep || want == 0 || r->sweeping || retries_loading(r) > 0 || !pg_is_up(r->pg) ||
         now < r->next_sweep_mono_us) {
         return;
     }
@@ -338,7 +486,7 @@ bool retries_up(const struct retries *r)
 
 size_t retries_loading(const struct retries *r)
 {
-    return r->loading;
+    return r->peeking + r->loading;
 }
 
 struct pg *retries_pg(const struct retries *r)
@@ -359,6 +507,7 @@ struct retries *retries_new(struct event_base *base, const struct config *cfg,
     r->magic = RETRIES_MAGIC;
     r->cfg = cfg;
     r->account = account;
+    r->row_bytes = LIMIT_EVENT_BYTES;
     r->on = *handlers;
     r->loaded =
         metrics_counter("nrw_retries_loaded_total", NULL, "due deliveries leased and loaded");

@@ -22,6 +22,9 @@ struct retries_handlers {
     /* Not ours to send now: due again in delay_us / there is no such row any more. */
     void (*later)(void *ctx, const struct uuid *id, int64_t delay_us);
     void (*ended)(void *ctx, const struct uuid *id);
+    /* Its webhook has enough to do with `ahead` more of this page: true, and somebody else sees to
+     * the row, which is neither leased nor loaded. Not asked about tests. */
+    bool (*crowded)(void *ctx, const struct uuid *id, const struct uuid *webhook_id, size_t ahead);
     void *ctx;
 };
 
@@ -33,10 +36,14 @@ struct retries *retries_new(struct event_base *base, const struct config *cfg,
 struct pg *retries_pg(const struct retries *r);
 bool retries_up(const struct retries *r);
 
-/* Lease and load ids[0..n), n <= RETRIES_BATCH. What cannot be loaded now (PostgreSQL is away) is
- * forgotten: its row stays due. */
+/* Lease and load ids[0..n), n <= RETRIES_BATCH, as far as NRW_EVENT_BYTES_MAX leaves room for their
+ * payloads: they are looked at first, and what does not fit is told as later. What cannot be loaded
+ * now (PostgreSQL is away) is forgotten: its row stays due. */
 void retries_claimed(struct retries *r, const struct uuid *ids, size_t n);
 size_t retries_loading(const struct retries *r); /* ids whose rows are on the way */
+/* How many more there is likely room for, by the size of the last ones; of the first ones nothing
+ * is known, so each may be as large as any. */
+size_t retries_room(const struct retries *r);
 
 /* Once per turn: deletes the rows that ended in it. want: how many more deliveries may be taken;
  * sweep: the schedule is down, look for due rows here. */

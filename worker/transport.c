@@ -15,11 +15,13 @@
 #include "mem.h"
 #include "transport_internal.h"
 
+static void start_and_finish(struct transport *t);
+
 static void on_kick(evutil_socket_t fd, short what, void *ctx)
 {
     (void)fd;
     (void)what;
-    transport_after_turn(ctx);
+    start_and_finish(ctx);
 }
 
 static void kick(struct transport *t)
@@ -202,7 +204,7 @@ static void finish_ended(struct transport *t)
     }
 }
 
-void transport_after_turn(struct transport *t)
+static void start_and_finish(struct transport *t)
 {
     CHECK_MAGIC(t, TRANSPORT_MAGIC);
     if (!t->kicked) {
@@ -225,6 +227,12 @@ void transport_after_turn(struct transport *t)
     }
 }
 
+void transport_after_turn(struct transport *t)
+{
+    start_and_finish(t);
+    t->turned_us = clock_mono_us();
+}
+
 struct transport *transport_new(struct event_base *base, const struct transport_config *cfg,
                                 const struct netguard *guard, struct err *err)
 {
@@ -242,6 +250,7 @@ struct transport *transport_new(struct event_base *base, const struct transport_
     t->connect_timeout_ms = cfg->connect_timeout_ms;
     t->connections_max = cfg->connections_max;
     t->n_shards = cfg->shards;
+    t->turned_us = clock_mono_us();
     t->shards = mem_zero(cfg->shards, sizeof(*t->shards));
     TAILQ_INIT(&t->idle);
     TAILQ_INIT(&t->queued);

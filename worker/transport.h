@@ -47,7 +47,8 @@ enum transport_fault {
     TRANSPORT_BROKEN,  /* reset, closed or nonsense instead of an answer                          */
     TRANSPORT_TOO_LARGE, /* headers above LIMIT_RESPONSE_HEADERS */
     TRANSPORT_DENIED, /* the address policy stopped it                                           */
-    TRANSPORT_OURS,   /* descriptors, memory, no route, local ports: never the customer's fault  */
+    TRANSPORT_OURS, /* descriptors, memory, no route, local ports, and a deadline that passed while
+                     * this process was stopped: never the customer's fault */
 };
 
 /* Borrowed until the callback returns. */
@@ -77,7 +78,9 @@ struct transfer *transport_send(struct transport *t, const struct transport_requ
                                 transport_fn *fn, void *ctx);
 void transport_cancel(struct transfer *x);
 
-/* Everything that has to be done once per turn of the loop (batched starts, finished transfers). */
+/* Everything that has to be done once per turn of the loop (batched starts, finished transfers).
+ * The loop has to turn at least twice a second: a deadline that passed in a turn of more than a
+ * second is taken for a stop of this process (SIGSTOP, a frozen machine, no CPU). */
 void transport_after_turn(struct transport *t);
 
 struct transport_stats {

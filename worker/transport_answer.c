@@ -219,10 +219,26 @@ static enum transport_fault judge_connect(struct transfer *x, char out[LIMIT_ERR
     return TRANSPORT_CONNECT;
 }
 
+/* The answer may have come in time, but libcurl looks at the clock first; or the machine stood
+ * still, and nothing could come. */
+static bool was_stopped(const struct transfer *x, char out[LIMIT_ERROR_TEXT])
+{
+    const int64_t turn_us = clock_mono_us() - x->t->turned_us;
+    if (turn_us < TRANSPORT_STOPPED_US) {
+        return false;
+    }
+    (void)snprintf(out, LIMIT_ERROR_TEXT, "this worker was stopped for %lld ms",
+                   (long long)(turn_us / 1000));
+    return true;
+}
+
 static enum transport_fault judge_timeout(struct transfer *x, char out[LIMIT_ERROR_TEXT])
 {
     char peer[PEER_TEXT];
     char span[32];
+    if (was_stopped(x, out)) {
+        return TRANSPORT_OURS;
+    }
     peer_text(x, peer);
     if (x->sends > 0) {
         span_text(x->timeout_ms, span);

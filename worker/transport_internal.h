@@ -23,6 +23,7 @@
 #define TRANSPORT_PIN_S         30L     /* how long libcurl remembers a pinned address          */
 #define TRANSPORT_PINS_MAX      4096u   /* pins of one shard between two sweeps; then sweep all */
 #define TRANSPORT_SWEEP_US      1000000 /* how often a shard's pins are swept                   */
+#define TRANSPORT_STOPPED_US    1000000 /* no turn of a loop that works takes so long           */
 #define TRANSPORT_FIXED_HEADERS 3u      /* Content-Type, and Accept and Expect switched off     */
 
 /* One multi handle with the hosts that hash to it. */
@@ -116,6 +117,7 @@ struct transport {
     struct event kick; /* a turn is due even if no descriptor stirs */
     bool kicked;       /* it is pending        */
     bool in_turn;      /* no need to kick      */
+    int64_t turned_us; /* when the owner's last turn was over */
     struct transport_stats stats;
 };
 

@@ -21,10 +21,10 @@
 #include "lanes.h"
 #include "log.h"
 #include "mailer.h"
-#include "metrics.h"
 #include "netguard.h"
 #include "pg.h"
 #include "process.h"
+#include "put_off.h"
 #include "replays.h"
 #include "resolver.h"
 #include "retries.h"
@@ -35,6 +35,7 @@
 #include "transport.h"
 #include "upkeep.h"
 #include "watchdog.h"
+#include "worker_metrics.h"
 
 #define CLOSE_GRACE_US                                                                             \
     10000000 /* after the drain: closing the group membership, known to hang at times */
@@ -60,6 +61,7 @@ struct worker {
     struct deadletter *deadletter;
     struct intake *intake;
     struct retries *retries;
+    struct put_off *put_off;
     struct schedule *schedule;
     struct upkeep *upkeep;
     struct mailer *mailer;
@@ -68,6 +70,7 @@ struct worker {
     struct admin *admin;
     struct watchdog *watchdog;
     struct event_account account;
+    struct worker_sources sources;
     bool more; /* requests may start in the next turn: do not wait for an event */
     bool stopping;
     bool fatal;
@@ -110,7 +113,26 @@ static void on_later(void *ctx, const struct uuid *id, int64_t delay_us)
     schedule_give_back(w->schedule, id, (delay_us + 999) / 1000);
 }
 
-/* delivery, retries, replays -> schedule: its row is durable, or gone */
+/* retries -> put_off: its lane has enough */
+static bool on_crowded(void *ctx, const struct uuid *id, const struct uuid *webhook_id,
+                       size_t ahead)
+{
+    struct worker *w = ctx;
+    int64_t back_in_us = 0;
+    if (!lanes_crowded(w->lanes, webhook_id, ahead, &back_in_us)) {
+        return false;
+    }
+    put_off_add(w->put_off, id, back_in_us);
+    return true;
+}
+
+static void on_none_put_off(void *ctx, const struct uuid *webhook_id)
+{
+    struct worker *w = ctx;
+    lanes_none_put_off(w->lanes, webhook_id);
+}
+
+/* delivery, retries, put_off, replays -> schedule: its row is durable, or gone */
 static void on_due(void *ctx, const struct uuid *id, int64_t delay_us)
 {
     struct worker *w = ctx;
@@ -143,7 +165,7 @@ static void retry_matched(struct worker *w, struct nrw_event *ev, struct webhook
         delivery_spill(d, 0);
     } else if (nrw_event_is_test(ev)) {
         start_test(w, d);
-    } else if (lanes_crowded(w->lanes, &wh->id, &back_in_us)) {
+    } else if (lanes_crowded(w->lanes, &wh->id, 0, &back_in_us)) {
         delivery_spill(d, back_in_us); /* it would only wait: back to the schedule */
     } else {
         lanes_add(w->lanes, d);
@@ -192,11 +214,15 @@ static void on_known(void *ctx, struct delivery *d)
     delivery_drop(d, true);
 }
 
-/* delivery -> lanes: room again */
+/* delivery -> lanes: room again, perhaps for what was put off */
 static void on_left_lane(void *ctx, const struct delivery *d)
 {
     struct worker *w = ctx;
     lanes_left(w->lanes, d);
+    const size_t more = lanes_hungry(w->lanes, d);
+    if (more > 0 && !w->stopping) {
+        put_off_bring_forward(w->put_off, &d->wh->id, more);
+    }
 }
 
 /* delivery -> dead-letter topic: the journal cannot take it */
@@ -255,17 +281,18 @@ static bool intake_may_go_on(const struct worker *w)
            !deadletter_full(w->deadletter) && !consumer_any_full(w->consumer);
 }
 
-/* How many retries may be claimed: never more than their share of the requests, so that an outage's
- * backlog waits in the stores and not here (R30). */
+/* How many retries may be claimed: never more than their share of the requests, nor than there is
+ * memory for, so that an outage's backlog waits in the stores and not here (R30). */
 static size_t retries_wanted(const struct worker *w)
 {
     const size_t share = (size_t)(w->cfg->requests_max * w->cfg->retry_share + 99) / 100;
     const size_t have = w->account.retries + retries_loading(w->retries);
     if (w->stopping || !journal_up(w->journal) || !subscriptions_up(w->subscriptions) ||
-        !retries_up(w->retries) || w->account.payload_bytes >= (size_t)w->cfg->event_bytes_max) {
+        !retries_up(w->retries) || have >= share) {
         return 0;
     }
-    return have < share ? share - have : 0;
+    const size_t room = retries_room(w->retries);
+    return share - have < room ? share - have : room;
 }
 
 /* The only place for batched work; the order matters. */
@@ -279,6 +306,7 @@ static void after_turn(struct worker *w)
     const size_t wanted = retries_wanted(w);
     schedule_want(w->schedule, wanted);
     retries_after_turn(w->retries, wanted, !schedule_up(w->schedule));
+    put_off_after_turn(w->put_off);
     w->more = lanes_after_turn(w->lanes); /* starts requests …         */
     transport_after_turn(w->transport);   /* … which go out together */
     schedule_after_turn(w->schedule);     /* what became due, ended or was given back */
@@ -330,63 +358,6 @@ static void ready(void *ctx, struct buf *reasons)
     }
 }
 
-static double events_open(void *ctx)
-{
-    return (double)((struct worker *)ctx)->account.events;
-}
-
-static double payload_bytes(void *ctx)
-{
-    return (double)((struct worker *)ctx)->account.payload_bytes;
-}
-
-static double log_dropped(void *ctx)
-{
-    (void)ctx;
-    return (double)log_dropped_total();
-}
-
-static double dns_stat(void *ctx, size_t offset)
-{
-    struct resolver_stats stats;
-    resolver_stats(((struct worker *)ctx)->resolver, &stats);
-    uint64_t v;
-    memcpy(&v, (const char *)&stats + offset, sizeof(v));
-    return (double)v;
-}
-
-static double dns_queries(void *ctx)
-{
-    return dns_stat(ctx, offsetof(struct resolver_stats, queries));
-}
-
-static double dns_failures(void *ctx)
-{
-    return dns_stat(ctx, offsetof(struct resolver_stats, failures));
-}
-
-static double connections_opened(void *ctx)
-{
-    struct transport_stats stats;
-    transport_stats(((struct worker *)ctx)->transport, &stats);
-    return (double)stats.connections_opened;
-}
-
-static void register_metrics(struct worker *w)
-{
-    metrics_register_process(NRW_VERSION);
-    metrics_gauge_fn("nrw_events_open", NULL, "events in memory", events_open, w);
-    metrics_gauge_fn("nrw_payload_bytes", NULL, "payload bytes in memory", payload_bytes, w);
-    metrics_counter_fn("nrw_log_dropped_total", NULL, "log lines that stdout did not take in time",
-                       log_dropped, w);
-    metrics_counter_fn("nrw_dns_queries_total", NULL, "look-ups sent to a resolver", dns_queries,
-                       w);
-    metrics_counter_fn("nrw_dns_failures_total", NULL, "look-ups without a usable answer",
-                       dns_failures, w);
-    metrics_counter_fn("nrw_connections_opened_total", NULL, "connections opened to endpoints",
-                       connections_opened, w);
-}
-
 /* Everything that talks to nobody but needs the configuration to be right. */
 static bool open_policy(struct worker *w, struct err *err)
 {
@@ -424,8 +395,11 @@ static bool open_outgoing(struct worker *w, struct err *err)
 static bool open_retries(struct worker *w, struct err *err)
 {
     const struct retries_handlers on_retry = {
-        .loaded = on_loaded, .later = on_later, .ended = on_ended, .ctx = w};
+        .loaded = on_loaded, .later = on_later, .ended = on_ended, .crowded = on_crowded, .ctx = w};
     w->retries = retries_new(w->base, w->cfg, &w->account, &on_retry);
+    const struct put_off_handlers on_put_off = {
+        .later = on_later, .due = on_due, .none_left = on_none_put_off, .ctx = w};
+    w->put_off = put_off_new(retries_pg(w->retries), &on_put_off);
     const struct schedule_config index = {.redis_url = w->cfg->redis_url,
                                           .lease_ms = retries_lease_ms(w->cfg),
                                           .reconcile_ms = w->cfg->retry_reconcile};
@@ -510,6 +484,7 @@ static void close_all(struct worker *w)
     lanes_free(w->lanes);
     schedule_free(w->schedule);
     retries_free(w->retries);
+    put_off_free(w->put_off);
     upkeep_free(w->upkeep); /* its connection answers the open questions of those two */
     mailer_free(w->mailer);
     replays_free(w->replays);
@@ -580,7 +555,9 @@ int worker_run(const struct config *cfg)
         return 1;
     }
     add_signals(&w);
-    register_metrics(&w);
+    w.sources = (struct worker_sources){
+        .account = &w.account, .resolver = w.resolver, .transport = w.transport};
+    worker_metrics_register(&w.sources);
     w.watchdog = watchdog_new(w.base);
     log_info("worker.started", F_STR("version", NRW_VERSION), F_STR("topic", cfg->topic),
              F_STR("group", cfg->group), F_INT("admin_port", admin_port(w.admin)),

@@ -1,6 +1,7 @@
 """Nobody waits for a stranger, on the real stack: dead endpoints, a loud tenant and the backlog of an outage, and meanwhile the latency of
 those who have nothing to do with it. Faults of this side cost nobody an attempt."""
 
+import contextlib
 import errno
 import os
 import resource
@@ -99,8 +100,8 @@ class Watch(threading.Thread):
 
 def process_numbers(pid):
     with open(f"/proc/{pid}/status", encoding="ascii") as status:
-        rss = next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
-    return {"rss_mib": rss, "fds": len(os.listdir(f"/proc/{pid}/fd"))}
+        mib = {words[0]: int(words[1]) / 1024 for words in map(str.split, status) if words[0] in ("VmRSS:", "VmHWM:")}
+    return {"rss_mib": mib["VmRSS:"], "peak_mib": mib["VmHWM:"], "fds": len(os.listdir(f"/proc/{pid}/fd"))}
 
 
 # ---- the backlog of an outage ----
@@ -186,6 +187,25 @@ def test_overdue_rows_of_an_outage(stack, topic, tenant, sink, quick, start_work
     finally:
         capped.close()
         failing.close()
+
+
+def test_the_payloads_of_a_backlog_have_their_bound(stack, topic, tenant, start_worker, tmp_path):
+    """Two replays of large events at once, and endpoints that take their time: the worker never holds more of them than it may, and what is
+    being copied."""
+    size, n, most_mib = 250_000, 250, 8
+    slow = Sink(tmp_path / "slow", ledger=False)
+    webhooks = [tenant.webhook(slow.url(f"/large-{i}", "delay=50ms")) for i in range(2)]
+    try:
+        for webhook in webhooks:
+            bulk.overdue(stack, webhook, n, padding=size)
+        worker = start_worker(event_bytes_max=f"{most_mib}MiB")
+        await_no_pending(stack, webhooks, 60)
+        assert slow.stats()["requests"] == 2 * n
+        highest = process_numbers(worker.pid)["peak_mib"]
+        print(f"\n{2 * n} deliveries of {size} bytes: at most {highest:.0f} MiB")
+        assert highest <= 40 + 2 * most_mib or PATIENCE > 1
+    finally:
+        slow.close()
 
 
 # ---- dead endpoints ----
@@ -288,6 +308,37 @@ def test_dead_endpoints_cost_the_healthy_ones_nothing(stack, topic, tenant, quic
     assert theirs == [(produced["far"],)]
 
 
+def test_the_backlog_of_a_dead_endpoint_waits_in_the_store_until_it_answers(stack, tenant, sink, start_worker):
+    """What its lane has no room for is put off without its payload, far and wide, and comes at once when the endpoint is back; but not what
+    waits for the time of its next attempt."""
+    n, on_schedule = 3000, 50
+    dead, other = (tenant.webhook(sink.url(path)) for path in ("/dead", "/other"))
+    sink.secret("/dead", dead.secret)
+    sink.set("/dead", "hang")
+    worker = start_worker(send_timeout="1s", retry_reconcile="2s", retry_delays=delays(3600))
+    bulk.overdue(stack, dead, 60)
+    await_condition(lambda: len(dead.attempts()) >= 24, 60, lambda: f"it is known to be slow: {len(dead.attempts())} attempts")
+    bulk.overdue(stack, dead, n)
+    bulk.overdue(stack, dead, on_schedule, overdue_s=-3600)
+    overdue = "select count(*) from pending_deliveries where webhook_id = %s and next_attempt_at < now() - interval '2 s'"
+    await_condition(lambda: worker.metrics()['nrw_spills_total{why="crowded"}'] >= n / 2 and stack.query(overdue, dead.id)[0][0] == 0, 60,
+                    lambda: f"all are put off: {stack.query(overdue, dead.id)[0][0]}")
+    farthest, = stack.query("select extract(epoch from max(next_attempt_at) - now()) from pending_deliveries where webhook_id = %s and reason = 'spill'",
+                            dead.id)[0]
+    loaded = worker.metric("nrw_retries_loaded_total")
+    print(f"\n{n} rows were due, {loaded:.0f} of them were loaded, the last one is put off for {farthest:.0f} s")
+    assert loaded <= n / 10, "rows are loaded only to be put off"
+    assert farthest > 600
+    bulk.overdue(stack, other, 20)
+    await_no_pending(stack, [other], 30)
+    sink.clear("/dead")
+    left = "select count(*) from pending_deliveries where webhook_id = %s and next_attempt = 2 and reason <> 'retry'"
+    await_condition(lambda: stack.query(left, dead.id)[0][0] == 0, 60, lambda: f"the backlog is served: {stack.query(left, dead.id)[0][0]} left")
+    assert stack.query("select count(*) from pending_deliveries where webhook_id = %s and next_attempt = 2 and reason = 'retry'",
+                       dead.id) == [(on_schedule,)]
+    assert len({line["delivery_id"] for line in sink.ledger("/dead", answer=200)}) >= n - 100
+
+
 # ---- a loud tenant ----
 
 QUIET, QUIET_RATE, LOUD_RATE = 5, 50, 950  # webhooks; events/s: the quiet one's of a second come at once
@@ -327,6 +378,32 @@ def test_one_loud_tenant(stack, topic, tenant, quick, start_worker, tmp_path):
         await_condition(lambda: stranger.stats()["requests"] == 2 * acked, 30, "the loud tenant has got all of its own")
         in_time(beside_us <= FACTOR * alone_us, f"p99 {beside_us} µs beside the loud tenant, {alone_us} µs alone")
     finally:
+        stranger.close()
+
+
+@pytest.mark.slow
+def test_a_loud_tenant_whose_endpoint_cannot_take_it_all(stack, topic, tenant, quick, start_worker, tmp_path):
+    """Its endpoint is quick enough for what is in its lane, but there is always more: the rest is written aside, and intake does not run at its
+    speed. Without the first seconds, in which intake may wait for it."""
+    quiet_rate, takes, produced = 30, 640, 1500  # events a second
+    loud = bulk.tenants(stack, [uuid.uuid4()])[0]
+    stranger = Sink(tmp_path / "loud", ledger=False)
+    bulk.webhooks(stack, [(tenant.id, quick.url("/quiet")), (loud.id, stranger.url("/loud", "delay=100ms"))])
+    try:
+        # What is in its lane takes less than a second, also on a busy machine.
+        worker = start_worker(lane_concurrency=takes // 10, lane_concurrency_start=takes // 10, spill_after="3s")
+        raise_priority(worker.pid)
+        noise = ProduceTool(topic, loud.id, *SPREAD, count=1_000_000, rate=produced)
+        await_condition(lambda: worker.metrics()['nrw_spills_total{why="full"}'] > 0, 20, "what its endpoint cannot take is written aside")
+        ProduceTool(topic, tenant.id, *SPREAD, count=quiet_rate * 8, rate=quiet_rate, first=True).wait()
+        await_condition(lambda: quick.stats()["requests"] >= quiet_rate * 8, 30, "all have arrived")
+        found = latency(quick)
+        noise.stop()
+        print(f"\nbeside {produced} events/s of a tenant whose endpoint takes {takes}: {shown(found)}")
+        assert found["p99"] <= 1_000_000 * PATIENCE, "a stranger's endpoint set the pace"
+        assert worker.metrics()["nrw_first_attempts_deferred_total"] == 0
+    finally:
+        stack.query("delete from pending_deliveries")
         stranger.close()
 
 
@@ -433,6 +510,34 @@ def test_own_faults_are_never_attempts_no_route(stack, topic, tenant, sink, dns,
 
     fail_then_recover(stack, topic, tenant, sink, named, worker, no_route, lambda: dns.answers.update(right),
                       lambda: own_faults(worker, "send") >= 40)
+
+
+def test_own_faults_are_never_attempts_stopped(stack, topic, tenant, start_worker, tmp_path):
+    """The worker is stopped while it connects, until after the time that a connection may take."""
+    connect_s, n = 2, 5
+    host, port = "127.0.0.1", free_ports(1)[0]
+    webhook = tenant.webhook(f"http://{host}:{port}/late")
+    worker = start_worker(connect_timeout=f"{connect_s}s", **{**OWN, "own_fault_delay": "5s"})
+    with socket.create_server((host, port), backlog=0), contextlib.ExitStack() as fill:
+        for _ in range(3):  # then a further connection hears nothing
+            client = fill.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex((host, port))
+        produce_many(topic, tenant.id, n, *SPREAD)
+        await_condition(lambda: worker.metric("nrw_in_flight") == n, 10, "all connect")
+        worker.sigstop()
+        until = time.monotonic() + connect_s + 0.2
+        await_condition(lambda: time.monotonic() >= until, 10, "the time to connect is over")
+        worker.sigcont()
+        await_condition(lambda: own_faults(worker, "send") + len(webhook.attempts()) == n, 10, "each has ended")
+    sink = Sink(tmp_path / "late", listen=f"{host}:{port}")
+    sink.secret("/late", webhook.secret)
+    try:
+        topic.await_settled(worker.group, timeout=60)
+        await_no_pending(stack, [webhook])
+        assert stack.query("select attempt, outcome, count(*) from attempts where webhook_id = %s group by 1, 2", webhook.id) == [(1, "delivered", n)]
+    finally:
+        sink.close()
 
 
 @pytest.mark.slow

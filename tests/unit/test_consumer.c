@@ -15,6 +15,7 @@
 #include <sys/prctl.h>
 
 #include "assignment.h"
+#include "bounds.h"
 #include "metrics.h"
 
 #define PARTITIONS   4
@@ -40,6 +41,7 @@ struct member {
     unsigned assignments;
     unsigned revoking;
     size_t taken;
+    size_t turn_bytes, turn_bytes_max;
     int64_t last[PARTITIONS]; /* offset taken last in this assignment, -1 */
     unsigned open_n;
     struct open_slot open[OPEN_MAX];
@@ -89,6 +91,7 @@ static void on_message(void *ctx, struct tracker *t, uint64_t slot, const rd_kaf
     }
     member->last[m->partition] = m->offset;
     member->taken++;
+    member->turn_bytes += m->len;
     world->seen[m->partition][m->offset]++;
     if (m->partition == world->hold_partition && m->offset >= world->hold_from &&
         m->offset < world->hold_to) {
@@ -184,7 +187,11 @@ static void turn(void)
     const int64_t since = clock_mono_us();
     for (size_t i = 0; i < MEMBERS_MAX; i++) {
         if (w->members[i].c != NULL) {
-            consumer_after_turn(w->members[i].c);
+            struct member *m = &w->members[i];
+            m->turn_bytes = 0;
+            consumer_after_turn(m->c);
+            m->turn_bytes_max =
+                m->turn_bytes > m->turn_bytes_max ? m->turn_bytes : m->turn_bytes_max;
         }
     }
     const int64_t took = clock_mono_us() - since;
@@ -256,20 +263,25 @@ static int begin(void **state)
     return w == NULL;
 }
 
-static void produce(int32_t partition, int n)
+static void produce_large(int32_t partition, int n, size_t size)
 {
-    char value[] = "{}";
+    static char value[LIMIT_EVENT_BYTES] = "{}";
     const rd_kafka_vu_t parts[] = {
         {.vtype = RD_KAFKA_VTYPE_TOPIC, .u.cstr = w->topic},
         {.vtype = RD_KAFKA_VTYPE_PARTITION, .u.i32 = partition},
         {.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = RD_KAFKA_MSG_F_COPY},
-        {.vtype = RD_KAFKA_VTYPE_VALUE, .u.mem = {.ptr = value, .size = sizeof(value) - 1}},
+        {.vtype = RD_KAFKA_VTYPE_VALUE, .u.mem = {.ptr = value, .size = size}},
     };
     for (int i = 0; i < n; i++) {
         assert_null(rd_kafka_produceva(w->broker->host, parts, COUNT(parts)));
     }
     w->produced[partition] += n;
     assert_int_equal(RD_KAFKA_RESP_ERR_NO_ERROR, rd_kafka_flush(w->broker->host, 10000));
+}
+
+static void produce(int32_t partition, int n)
+{
+    produce_large(partition, n, 2);
 }
 
 static void produce_all(int n)
@@ -584,6 +596,22 @@ static void a_short_stop_of_the_flow_takes_nothing_and_pauses_nothing(void **sta
     assert_int_equal(before, pauses()->value);
 }
 
+/* The flow is decided between two turns: what comes in one is bounded, and what is left over comes
+ * at once. */
+static void a_turn_takes_a_megabyte_and_one_message_at_most(void **state)
+{
+    (void)state;
+    struct member *a = &w->members[0];
+    AWAIT_TURNS(consumer_joined(a->c));
+    consumer_set_flow(a->c, false);
+    produce_large(0, 16, LIMIT_EVENT_BYTES);
+    turn_for_ms(500); /* they are fetched meanwhile */
+    consumer_set_flow(a->c, true);
+    AWAIT_TURNS(missing() == 0);
+    assert_true(a->turn_bytes_max > LIMIT_EVENT_BYTES);
+    assert_true(a->turn_bytes_max < ((size_t)1 << 20) + LIMIT_EVENT_BYTES);
+}
+
 /* Who is paused takes part in rebalances, and gets all of its messages afterwards. */
 static void rebalance_while_paused(bool pause_again)
 {
@@ -755,6 +783,7 @@ static void settings_that_lose_events_are_refused(void **state)
     X(cooperative_members_keep_what_they_keep, shared, STICKY, LONG_DRAIN)                         \
     X(a_long_stop_of_the_flow_pauses_and_nothing_is_lost_or_skipped, shared, RANGE, LONG_DRAIN)    \
     X(a_short_stop_of_the_flow_takes_nothing_and_pauses_nothing, shared, RANGE, LONG_DRAIN)        \
+    X(a_turn_takes_a_megabyte_and_one_message_at_most, shared, RANGE, LONG_DRAIN)                  \
     X(a_paused_member_takes_part_in_rebalances, shared, RANGE, LONG_DRAIN)                         \
     X(a_member_whose_flow_returns_after_a_rebalance_has_nothing_paused, shared, RANGE, LONG_DRAIN) \
     X(a_cooperative_member_resumes_what_it_had_paused_and_kept, shared, STICKY, LONG_DRAIN)        \

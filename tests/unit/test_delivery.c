@@ -294,23 +294,6 @@ static void a_success_is_noted_once_a_minute(void **state)
     webhook_unref(wh);
 }
 
-/* SIGSTOP: the answer may have been there in time, and nobody looked. */
-static void a_timeout_that_a_stopped_worker_noticed_is_not_the_customers_fault(void **state)
-{
-    (void)state;
-    struct webhook *wh = make_webhook(false);
-    struct delivery *d = make(wh, 5);
-    delivery_start(d, wh);
-    d->started_mono_us -= settings.send_timeout * 1000 + 60 * SECOND;
-    answer(TRANSPORT_TIMEOUT, 0);
-    assert_null(world.entry->outcome);
-    assert_int_equal(JOURNAL_PENDING_MOVE, world.entry->pending);
-    assert_int_equal(5, world.entry->pending_attempt);
-    assert_int_equal(JOURNAL_STANDING_KEEP, world.entry->standing);
-    journal_ends(JOURNAL_COMMITTED);
-    webhook_unref(wh);
-}
-
 static uint64_t own_faults(const char *labels)
 {
     return metrics_counter("nrw_own_faults_total", labels, "")->value;
@@ -599,7 +582,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         DELIVERY_TEST(every_end_is_recorded_and_the_schedule_told_after_the_commit),
         DELIVERY_TEST(a_success_is_noted_once_a_minute),
-        DELIVERY_TEST(a_timeout_that_a_stopped_worker_noticed_is_not_the_customers_fault),
         DELIVERY_TEST(a_fault_of_ours_is_counted_at_its_step),
         DELIVERY_TEST(the_latency_of_a_first_attempt_counts_from_kafkas_timestamp),
         DELIVERY_TEST(a_spilled_one_is_pending_with_the_same_attempt),

@@ -28,9 +28,20 @@ static struct {
     size_t spilled[2];   /* by class */
     int64_t spilled_offset[STARTED_MAX];
     int64_t spilled_delay_us[STARTED_MAX];
+    int64_t clock_us; /* where the clock stands; 0: it goes */
 } world;
 
 /* --- the fakes --- */
+
+/* NOLINTBEGIN(bugprone-reserved-identifier): the linker's names */
+int64_t __real_clock_mono_us(void);
+int64_t __wrap_clock_mono_us(void);
+
+int64_t __wrap_clock_mono_us(void)
+{
+    return world.clock_us != 0 ? world.clock_us : __real_clock_mono_us();
+}
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 static struct delivery *make_delivery(struct webhook *wh, struct tracker *t, int64_t offset)
 {
@@ -1171,6 +1182,76 @@ static void an_overflow_of_a_dead_endpoint_is_spilled_at_once_and_stops_nobody(v
     webhook_unref(dead);
 }
 
+/* A hundred a second more than its endpoint takes, which is quick: what is in the lane will be sent
+ * in time, but there is always more. */
+static void
+a_lane_that_stays_full_holds_intake_up_for_no_longer_than_a_delivery_may_wait(void **state)
+{
+    (void)state;
+    const int64_t step_us = 5000;
+    settings.spill_after = 1000;
+    world.clock_us = clock_mono_us();
+    const int64_t begin_us = world.clock_us;
+    struct webhook *loud = make_webhook_at(1, 1, 1);
+    add(loud, 0, 60);
+    start_all();
+    size_t held_up = 0;
+    const size_t deferred = gauge("nrw_first_attempts_deferred_total");
+    for (size_t i = 0; i < 800; i++) {
+        world.clock_us += step_us;
+        finish(i);
+        settings.requests_max = i % 10 == 0 ? 0 : 1000; /* a turn too full for this lane */
+        start_all();
+        held_up += lanes_full(world.lanes);
+        if (!lanes_full(world.lanes)) {
+            add(loud, 60, 20);
+        }
+        settings.requests_max = 1000;
+        start_all();
+        assert_true(spilled() == 0 || world.clock_us - begin_us >= SECOND);
+    }
+    assert_int_equal(deferred, gauge("nrw_first_attempts_deferred_total"));
+    assert_in_range(held_up, 100, 300); /* of four seconds one, or a little more */
+    assert_true(spilled() > 9000);
+    assert_int_equal(50, gauge("nrw_lanes_waiting"));
+    for (size_t i = 800; i < 825; i++) {
+        assert_false(lanes_full(world.lanes));
+        finish(i);
+        start_all();
+    }
+    world.clock_us += SECOND / 2;
+    add(loud, 60, 25);
+    assert_true(lanes_full(world.lanes)); /* it has caught up once: trusted again, but half */
+    for (size_t i = 0; i < 60; i++) {
+        world.clock_us += 10000;
+        lanes_after_turn(world.lanes);
+    }
+    assert_false(lanes_full(world.lanes));
+    webhook_unref(loud);
+}
+
+/* Sending is all that a saturated worker does: to write things aside would only be more to do. */
+static void a_lane_that_stays_full_because_this_worker_is_slow_is_not_spilled(void **state)
+{
+    (void)state;
+    settings.spill_after = 1000;
+    settings.lane_concurrency = settings.lane_concurrency_start = 100;
+    settings.lane_queue_max = 256;
+    world.clock_us = clock_mono_us();
+    struct webhook *quick = make_webhook_at(1, 1, 1);
+    for (int i = 0; i < 200; i++) {
+        if (!lanes_full(world.lanes)) {
+            add(quick, 0, 256);
+        }
+        assert_true(lanes_after_turn(world.lanes)); /* a burst, and there is more */
+        world.clock_us += 20000;
+        finish_all();
+        world.n = 0;
+    }
+    assert_int_equal(0, spilled());
+    webhook_unref(quick);
+}
+
 /* What it did before says nothing of a lane that had nothing to do since. */
 static void a_burst_after_a_long_pause_is_not_spilled_at_once(void **state)
 {
@@ -1195,22 +1276,96 @@ static void too_many_retries_of_an_endpoint_come_back_one_after_the_other(void *
     (void)state;
     struct webhook *wh = make_webhook_at(1, 1, 1);
     int64_t back_in_us = 0;
-    assert_false(lanes_crowded(world.lanes, &wh->id, &back_in_us));
+    world.clock_us = clock_mono_us();
+    assert_false(lanes_crowded(world.lanes, &wh->id, 0, &back_in_us));
     for (int64_t i = 0; i < 8; i++) { /* twice what may be in flight */
-        assert_false(lanes_crowded(world.lanes, &wh->id, &back_in_us));
+        assert_false(lanes_crowded(world.lanes, &wh->id, 0, &back_in_us));
+        assert_int_equal(i > 0, lanes_crowded(world.lanes, &wh->id, 8, &back_in_us));
         add_retries(wh, i, 1);
     }
-    int64_t before = 0;
-    for (int i = 0; i < 5000; i++) {
-        assert_true(lanes_crowded(world.lanes, &wh->id, &back_in_us));
-        const int64_t moment = clock_mono_us() + back_in_us;
-        assert_in_range(back_in_us, SECOND, 60 * SECOND);
-        assert_true(moment + SECOND / 1000 > before || back_in_us > 59 * SECOND);
-        assert_true(i != 100 || back_in_us > 2 * SECOND); /* growing */
-        before = moment;
+    int64_t before = back_in_us;
+    for (int i = 0; i < 1799000; i++) { /* at 2 ms each nearly an hour */
+        assert_true(lanes_crowded(world.lanes, &wh->id, 0, &back_in_us));
+        assert_int_equal(before + 2000, back_in_us);
+        before = back_in_us;
+    }
+    size_t quarters[4] = {0}; /* what is beyond comes at any time of half an hour */
+    for (int i = 0; i < 20000; i++) {
+        assert_true(lanes_crowded(world.lanes, &wh->id, 0, &back_in_us));
+        assert_in_range(back_in_us, 1800 * SECOND, 3600 * SECOND);
+        quarters[back_in_us >= 3600 * SECOND ? 3 : (back_in_us - 1800 * SECOND) / (450 * SECOND)]++;
+    }
+    for (int i = 0; i < 4; i++) {
+        assert_true(quarters[i] > 1000);
     }
     start_all();
-    assert_false(lanes_crowded(world.lanes, &wh->id, &back_in_us));
+    assert_false(lanes_crowded(world.lanes, &wh->id, 0, &back_in_us));
+    webhook_unref(wh);
+}
+
+/* One request of the webhook that ends like this; how many rows it could have then. */
+static size_t hunger_after(struct webhook *wh, bool spilled_before, long status)
+{
+    struct delivery *d = make_retry(wh, 0);
+    d->ev->retry.reason = spilled_before ? EVENT_SPILL : EVENT_RETRY;
+    lanes_add(world.lanes, d);
+    start_all();
+    size_t i = world.n - 1;
+    while (world.started[i] == NULL) {
+        i--;
+    }
+    d = world.started[i]; /* or an earlier one, when the lane is busy */
+    world.started[i] = NULL;
+    d->result.status = status;
+    d->outcome.kind = status == 200 ? OUTCOME_DELIVERED : OUTCOME_RETRY;
+    lanes_left(world.lanes, d);
+    const size_t more = lanes_hungry(world.lanes, d);
+    free_delivery(d);
+    return more;
+}
+
+static void an_endpoint_that_answers_again_gets_what_was_put_off(void **state)
+{
+    (void)state;
+    struct webhook *wh = make_webhook_at(1, 1, 1);
+    int64_t back_in_us = 0;
+    world.clock_us = clock_mono_us();
+    assert_int_equal(0, hunger_after(wh, false, 200)); /* nothing was put off */
+    for (int i = 0; i < 29000; i++) {
+        (void)lanes_crowded(world.lanes, &wh->id, 8, &back_in_us);
+    }
+    assert_int_equal(0, hunger_after(wh, false, 200)); /* all that comes within a minute */
+    for (int i = 0; i < 10000; i++) {
+        (void)lanes_crowded(world.lanes, &wh->id, 8, &back_in_us);
+    }
+    assert_true(back_in_us > 60 * SECOND);
+    assert_int_equal(0, hunger_after(wh, false, 500));
+    assert_int_equal(8, hunger_after(wh, false, 200)); /* what it takes soon */
+    assert_int_equal(8, hunger_after(wh, false, 200)); /* it has nothing at all to do again */
+    add(wh, 100, 3);
+    start_all();
+    assert_int_equal(0,
+                     hunger_after(wh, false, 200)); /* while it has, not before that may be here */
+    world.clock_us += SECOND / 4;
+    assert_int_equal(8, hunger_after(wh, false, 200));
+    world.clock_us += SECOND;
+    add(wh, 200, 8);
+    start_all();
+    assert_int_equal(0, hunger_after(wh, false, 200)); /* it has enough */
+    while (in_flight() > 0) {
+        finish_all();
+        start_all();
+    }
+    lanes_none_put_off(world.lanes, &wh->id);
+    assert_true(lanes_crowded(world.lanes, &wh->id, 8, &back_in_us));
+    assert_in_range(back_in_us, 60 * SECOND, 61 * SECOND); /* the far moments are free again */
+    assert_true(lanes_crowded(world.lanes, &wh->id, 8, &back_in_us));
+    lanes_none_put_off(world.lanes, &wh->id);
+    world.clock_us += 59 * SECOND;
+    assert_int_equal(0, hunger_after(wh, true, 200));
+    world.clock_us += 2 * SECOND;
+    assert_int_equal(0, hunger_after(wh, false, 200));
+    assert_int_equal(8, hunger_after(wh, true, 200)); /* another worker may have put off more */
     webhook_unref(wh);
 }
 
@@ -1221,9 +1376,9 @@ static void a_failing_webhook_is_crowded_by_two_retries(void **state)
     int64_t back_in_us = 0;
     wh->failing = true;
     add_retries(wh, 0, 1);
-    assert_false(lanes_crowded(world.lanes, &wh->id, &back_in_us));
+    assert_false(lanes_crowded(world.lanes, &wh->id, 0, &back_in_us));
     add_retries(wh, 1, 1);
-    assert_true(lanes_crowded(world.lanes, &wh->id, &back_in_us));
+    assert_true(lanes_crowded(world.lanes, &wh->id, 0, &back_in_us));
     webhook_unref(wh);
 }
 
@@ -1469,8 +1624,11 @@ int main(void)
         LANES_TEST(a_first_attempt_is_deferred_when_its_endpoint_had_room),
         LANES_TEST(an_overflow_slows_intake_while_the_endpoint_keeps_up),
         LANES_TEST(an_overflow_of_a_dead_endpoint_is_spilled_at_once_and_stops_nobody),
+        LANES_TEST(a_lane_that_stays_full_holds_intake_up_for_no_longer_than_a_delivery_may_wait),
+        LANES_TEST(a_lane_that_stays_full_because_this_worker_is_slow_is_not_spilled),
         LANES_TEST(a_burst_after_a_long_pause_is_not_spilled_at_once),
         LANES_TEST(too_many_retries_of_an_endpoint_come_back_one_after_the_other),
+        LANES_TEST(an_endpoint_that_answers_again_gets_what_was_put_off),
         LANES_TEST(a_failing_webhook_is_crowded_by_two_retries),
         LANES_TEST(a_webhook_that_goes_cancels_its_retries_too),
         LANES_TEST(abandoning_leaves_retries_where_they_are),

@@ -1,6 +1,7 @@
 /* Leasing and loading against a real PostgreSQL with the real schema, by two workers at once. */
 #include "retries.h"
 
+#include "bounds.h"
 #include "pg_fixture.h"
 #include "worker_fixture.h"
 
@@ -14,6 +15,9 @@ struct told {
     struct uuid later_ids[SEEN_MAX];
     int64_t delays_us[SEEN_MAX];
     struct uuid ended_ids[SEEN_MAX];
+    size_t crowded;
+    struct uuid crowded_ids[SEEN_MAX];
+    struct uuid crowded_webhooks[SEEN_MAX];
 };
 
 static struct {
@@ -25,6 +29,7 @@ static struct {
     struct told told[2];
     bool sweep;
     size_t want;
+    size_t room; /* of each webhook's lane */
 } world;
 
 /* --- the world --- */
@@ -64,10 +69,24 @@ static void on_ended(void *ctx, const struct uuid *id)
     told->ended_ids[told->ended++] = *id;
 }
 
+static bool on_crowded(void *ctx, const struct uuid *id, const struct uuid *webhook_id,
+                       size_t ahead)
+{
+    struct told *told = ctx;
+    if (ahead < world.room) {
+        return false;
+    }
+    assert_true(told->crowded < SEEN_MAX);
+    told->crowded_ids[told->crowded] = *id;
+    told->crowded_webhooks[told->crowded++] = *webhook_id;
+    return true;
+}
+
 static int begin(void **state)
 {
     (void)state;
     memset(&world, 0, sizeof(world));
+    world.room = RETRIES_BATCH;
     if (pg_server.postmaster == 0) {
         return 0;
     }
@@ -81,8 +100,11 @@ static int begin(void **state)
     world.ticker = event_new(world.base, -1, EV_PERSIST, on_tick, NULL);
     event_add(world.ticker, &tick);
     for (int i = 0; i < 2; i++) {
-        const struct retries_handlers on = {
-            .loaded = on_loaded, .later = on_later, .ended = on_ended, .ctx = &world.told[i]};
+        const struct retries_handlers on = {.loaded = on_loaded,
+                                            .later = on_later,
+                                            .ended = on_ended,
+                                            .crowded = on_crowded,
+                                            .ctx = &world.told[i]};
         world.workers[i] = retries_new(world.base, &world.cfg, &world.account, &on);
     }
     AWAIT_TURNS(retries_up(world.workers[0]) && retries_up(world.workers[1]));
@@ -323,6 +345,101 @@ static void a_row_without_its_payload_is_deleted_and_has_ended(void **state)
     assert_int_equal(0, world.told[0].later);
 }
 
+/* --- endpoints that have enough to do --- */
+
+static void what_its_lane_has_no_room_for_is_neither_leased_nor_loaded(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    for (unsigned n = 0; n < 10; n++) {
+        put_row(n, -1000, 0);
+    }
+    put_row(10, 60000, 0);
+    sql("UPDATE pending_deliveries SET webhook_id = '3b000000-0000-4000-8000-0000000000ff'"
+        " WHERE event_id::text NOT LIKE '%1';"
+        "UPDATE pending_deliveries SET reason = 'test' WHERE event_id::text LIKE '%9'");
+    world.room = 3;
+    claim(0, 0, 11);
+    await_answers();
+    assert_int_equal(3 + 1 + 1, world.told[0].loaded); /* a test, and another webhook's */
+    assert_int_equal(5, world.told[0].crowded);
+    assert_int_equal(1, world.told[0].later);
+    assert_int_equal(0, world.told[0].ended);
+    assert_int_equal(5, sql("SELECT count(*) FROM pending_deliveries WHERE leased_until > now()"));
+    for (size_t i = 0; i < 5; i++) {
+        assert_int_equal(0xff, world.told[0].crowded_webhooks[i].b[15]);
+        for (size_t k = 0; k < 5; k++) {
+            const struct nrw_event *ev = world.told[0].events[k];
+            const struct uuid id = uuid_of_delivery(&ev->id, &ev->retry.webhook_id);
+            assert_false(uuid_equal(&id, &world.told[0].crowded_ids[i]));
+        }
+    }
+}
+
+/* --- memory --- */
+
+/* n rows whose payloads have this many bytes. */
+static void put_large(unsigned n, size_t bytes)
+{
+    char text[128];
+    for (unsigned i = 0; i < n; i++) {
+        put_row(i, -1000, 0);
+    }
+    pg_server_format(text, sizeof(text),
+                     "UPDATE events SET payload = decode(repeat('78', %zu), 'hex')", bytes);
+    sql(text);
+}
+
+static void payloads_are_loaded_as_far_as_there_is_room_for_them(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    world.cfg.event_bytes_max = 1048576;
+    put_large(10, 200000);
+    assert_int_equal(4, retries_room(world.workers[0])); /* each may be as large as any */
+    claim(0, 0, 10);
+    assert_int_equal(0, retries_room(world.workers[0]));
+    await_answers();
+    assert_int_equal(5, world.told[0].loaded);
+    assert_int_equal(1000000, world.account.payload_bytes);
+    assert_int_equal(5, world.told[0].later);
+    assert_int_equal(5, sql("SELECT count(*) FROM pending_deliveries WHERE leased_until IS NULL"));
+    assert_in_range(world.told[0].delays_us[0], 1, SECOND);
+    assert_int_equal(0, retries_room(world.workers[0]));
+    for (size_t i = 0; i < 4; i++) {
+        nrw_event_unref(world.told[0].events[i]);
+        world.told[0].events[i] = NULL;
+    }
+    assert_int_equal(4, retries_room(world.workers[0])); /* 848 576 bytes */
+    retries_claimed(world.workers[0], world.told[0].later_ids, 5);
+    await_answers();
+    assert_int_equal(9, world.told[0].loaded);
+    assert_int_equal(6, world.told[0].later);
+}
+
+static void large_payloads_come_in_parts(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    put_large(50, LIMIT_EVENT_BYTES);
+    claim(0, 0, 50);
+    await_answers();
+    assert_int_equal(50, world.told[0].loaded);
+    assert_int_equal(4, sql("SELECT count(DISTINCT leased_until) FROM pending_deliveries"));
+}
+
+static void the_room_is_counted_in_rows_like_those_that_were_seen_last(void **state)
+{
+    (void)state;
+    pg_server_needed();
+    put_large(2, 1000);
+    const size_t before = retries_room(world.workers[0]);
+    assert_int_equal(world.cfg.event_bytes_max / LIMIT_EVENT_BYTES, before);
+    claim(0, 0, 2);
+    await_answers();
+    assert_in_range(retries_room(world.workers[0]), before * 250, before * 263);
+}
+
 /* --- sweeping --- */
 
 static void the_sweep_finds_what_is_due_when_it_is_told_to(void **state)
@@ -506,6 +623,10 @@ int main(void)
         RETRIES_TEST(what_is_not_due_or_leased_comes_back_when_it_may_be),
         RETRIES_TEST(a_row_that_vanished_has_ended),
         RETRIES_TEST(a_row_without_its_payload_is_deleted_and_has_ended),
+        RETRIES_TEST(what_its_lane_has_no_room_for_is_neither_leased_nor_loaded),
+        RETRIES_TEST(payloads_are_loaded_as_far_as_there_is_room_for_them),
+        RETRIES_TEST(large_payloads_come_in_parts),
+        RETRIES_TEST(the_room_is_counted_in_rows_like_those_that_were_seen_last),
         RETRIES_TEST(the_sweep_finds_what_is_due_when_it_is_told_to),
         RETRIES_TEST(two_sweeping_workers_share_a_backlog_without_a_double),
         RETRIES_TEST(what_is_cancelled_in_a_turn_is_deleted_together_and_has_ended),

@@ -72,6 +72,69 @@ static void test_a_hanging_endpoint_ends_at_the_timeout(void **state)
     check_timeout(f, "no answer within 300 ms", 0);
 }
 
+/* A port whose queue of connections is full: a further one hears nothing. The descriptors are the
+ * caller's. */
+enum { FULL_FDS = 4 };
+
+static unsigned listen_full(int fds[FULL_FDS])
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(at);
+    for (int i = 0; i < FULL_FDS; i++) {
+        fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | (i > 0 ? SOCK_NONBLOCK : 0), 0);
+        assert_true(fds[i] != -1);
+        if (i > 0) {
+            (void)connect(fds[i], (struct sockaddr *)&at, len);
+            continue;
+        }
+        assert_int_equal(0, bind(fds[0], (struct sockaddr *)&at, len));
+        assert_int_equal(0, listen(fds[0], 0));
+        assert_int_equal(0, getsockname(fds[0], (struct sockaddr *)&at, &len));
+    }
+    return ntohs(at.sin_port);
+}
+
+static void test_a_connection_without_an_answer_ends_at_the_timeout(void **state)
+{
+    struct fixture *f = *state;
+    struct request r = hello;
+    int fds[FULL_FDS];
+    r.port = listen_full(fds);
+    r.timeout_ms = 300;
+    assert_int_equal(post(f, &r)->fault, TRANSPORT_CONNECT);
+    assert_non_null(strstr(f->result.error, "no answer within 300 ms"));
+    for (int i = 0; i < FULL_FDS; i++) {
+        close(fds[i]);
+    }
+}
+
+/* The answer, or the connection, may have been there in time: nobody looked. */
+static void test_a_deadline_that_passed_while_this_process_was_stopped_is_our_fault(void **state)
+{
+    struct fixture *f = *state;
+    int fds[FULL_FDS];
+    const unsigned ports[] = {0, listen_full(fds)};
+    f->server.behaviour = HANG;
+    for (unsigned i = 0; i < 2; i++) {
+        const struct timespec stop = {.tv_sec = 1, .tv_nsec = 200000000};
+        struct request r = hello;
+        struct endpoint e;
+        r.port = ports[i];
+        r.timeout_ms = 1000; /* the stop ends little after it */
+        (void)start(f, &r, &e, on_result);
+        turn(f);
+        turn(f);
+        nanosleep(&stop, NULL);
+        await_results(f, i + 1);
+        assert_int_equal(f->result.fault, TRANSPORT_OURS);
+        assert_non_null(strstr(f->result.error, "this worker was stopped for 1"));
+        free(e.url);
+    }
+    for (int i = 0; i < FULL_FDS; i++) {
+        close(fds[i]);
+    }
+}
+
 static void test_slow_headers_end_at_the_timeout(void **state)
 {
     struct fixture *f = *state;
@@ -421,6 +484,8 @@ int main(void)
         T(test_a_redirect_is_an_answer_and_not_followed),
         T(test_a_refused_connection_is_said_so),
         T(test_a_hanging_endpoint_ends_at_the_timeout),
+        T(test_a_connection_without_an_answer_ends_at_the_timeout),
+        T(test_a_deadline_that_passed_while_this_process_was_stopped_is_our_fault),
         T(test_slow_headers_end_at_the_timeout),
         T(test_a_body_that_stalls_ends_at_the_timeout),
         T(test_answers_that_are_none_are_broken),

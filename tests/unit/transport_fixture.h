@@ -67,6 +67,7 @@ struct server {
 
 struct fixture {
     struct event_base *base;
+    struct event *tick;
     struct netguard *guard;
     struct transport *t;
     struct server server;
@@ -222,11 +223,20 @@ static void server_init(struct server *s, struct event_base *base)
     s->port = ntohs(sin.sin_port);
 }
 
+/* A turn at least this often, as the worker's loop has. */
+static void on_tick(evutil_socket_t fd, short what, void *ctx)
+{
+    (void)fd, (void)what, (void)ctx;
+}
+
 static struct fixture *fixture_new(const char *ca_file, unsigned shards, unsigned connections_max)
 {
     struct fixture *f = mem_zero(1, sizeof(*f));
     struct err err = {0};
+    static const struct timeval every = {.tv_usec = 250000};
     f->base = event_base_new();
+    f->tick = event_new(f->base, -1, EV_PERSIST, on_tick, NULL);
+    event_add(f->tick, &every);
     f->guard = netguard_new("127.0.0.0/8", "", &err);
     const struct transport_config cfg = {.ca_file = ca_file,
                                          .user_agent = "NetRecon-Webhooks/test",
@@ -248,6 +258,7 @@ static void fixture_free(struct fixture *f)
         }
     }
     evconnlistener_free(f->server.listener);
+    event_free(f->tick);
     event_base_free(f->base);
     netguard_free(f->guard);
     free(f);
