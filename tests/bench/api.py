@@ -22,6 +22,7 @@ from support.wait import await_condition
 CLIENTS = 4
 WARM = 0.1  # of the requests, before those that count
 TIMEOUT_S = 30
+SHARED_BUFFERS = "1GB"  # of a server that is meant for such a log: a quarter of a small one's memory, as PostgreSQL's documentation advises
 EVENT_URL = "https://hooks.example.com/bench"
 
 
@@ -181,8 +182,26 @@ def _reads(bench: _Bench, n: int) -> dict[str, list[bytes]]:
     }
 
 
+@contextlib.contextmanager
+def _buffers(stack):
+    def restart(statement: str) -> None:
+        with stack.connect(superuser=True) as db:
+            db.execute(statement)
+        stack.pg_stop()
+        stack.pg_start()
+
+    restart(f"alter system set shared_buffers = '{SHARED_BUFFERS}'")
+    yield
+    restart("alter system reset shared_buffers")
+
+
 def measure_api(rig, volume: fill_log.Volume, requests: int, floor_s: int) -> dict:
     """Every kind of reading, then what a list and a creation cost beside their floors."""
+    with _buffers(rig.stack):
+        return _measure(rig, volume, requests, floor_s)
+
+
+def _measure(rig, volume: fill_log.Volume, requests: int, floor_s: int) -> dict:
     with rig.stack.connect() as db:
         db.execute("truncate events, attempts, pending_deliveries, webhooks, api_keys, tenants cascade")
     log = fill_log.fill(rig.stack.database_url, volume)
