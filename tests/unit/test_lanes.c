@@ -1402,7 +1402,7 @@ static void an_endpoint_that_answers_again_gets_what_was_put_off(void **state)
     }
     lanes_none_put_off(world.lanes, &wh->id);
     assert_true(lanes_crowded(world.lanes, &wh->id, 8, &back_in_us));
-    assert_in_range(back_in_us, 60 * SECOND, 61 * SECOND); /* the far moments are free again */
+    assert_in_range(back_in_us, SECOND, 2 * SECOND); /* the far moments are free again */
     assert_true(lanes_crowded(world.lanes, &wh->id, 8, &back_in_us));
     lanes_none_put_off(world.lanes, &wh->id);
     world.clock_us += 59 * SECOND;
