@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 int64_t clock_mono_us(void);
+int64_t clock_cpu_us(void);  /* what this thread has computed: does not go while it waits */
 int64_t clock_wall_us(void); /* microseconds since 1970-01-01T00:00:00Z */
 
 #define CLOCK_RFC3339_SIZE sizeof("2026-03-15T10:30:00.000000Z")

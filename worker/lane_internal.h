@@ -93,7 +93,8 @@ struct lanes {
     size_t in_flight[CLASSES];
     size_t waiting[CLASSES];
     struct lane_list full;  /* lanes that reached NRW_LANE_QUEUE_MAX and did not fall to half yet */
-    int64_t looked_mono_us; /* at those of them that have room */
+    int64_t looked_mono_us; /* at those of them that have room; 0: there was none */
+    int64_t looked_cpu_us;
     struct counter *cancelled, *spilled_wait, *spilled_full, *spilled_crowded, *deferred;
 };
 

@@ -28,22 +28,31 @@ bool lane_has_room(const struct lanes *l, const struct lane *lane)
 }
 
 /* Whom do full lanes wait for? All that may start now has started: where there is room all the
- * same, for this worker; else for the endpoint. What one turn leaves over says little, so the time
- * of one kind is set off against the other, and time in which the lane was not full counts as time
- * with room. An endpoint that is found stuck is so until its lane has fallen to half. */
+ * same, for this worker. Where there is none, for the endpoint while this worker has nothing to do,
+ * and not while it computes: to write things aside would be only more to do. What one turn says is
+ * little, so the time of one kind is set off against the other, and time in which the lane was not
+ * full counts as time with room. An endpoint that is found stuck is so until its lane has fallen to
+ * half. */
 void lanes_look_at_full(struct lanes *l)
 {
+    if (TAILQ_EMPTY(&l->full)) {
+        l->looked_mono_us = 0;
+        return;
+    }
     const int64_t spill_us = l->cfg->spill_after * 1000;
     const int64_t now = clock_mono_us();
-    const int64_t past_us =
-        now - l->looked_mono_us < LOOK_MAX_US ? now - l->looked_mono_us : LOOK_MAX_US;
+    const int64_t cpu_us = clock_cpu_us();
+    const int64_t gone_us = l->looked_mono_us != 0 ? now - l->looked_mono_us : 0;
+    const int64_t past_us = gone_us < LOOK_MAX_US ? gone_us : LOOK_MAX_US;
+    const int64_t waited_us = past_us - 2 * (cpu_us - l->looked_cpu_us);
     struct lane *lane;
     l->looked_mono_us = now;
+    l->looked_cpu_us = cpu_us;
     TAILQ_FOREACH(lane, &l->full, full_link)
     {
         lane->spare = lane_has_room(l, lane);
-        if (lane->stuck_us < spill_us) {
-            lane->stuck_us += lane->spare ? -past_us : past_us;
+        if (lane->stuck_us < spill_us && past_us > 0) {
+            lane->stuck_us += lane->spare ? -past_us : waited_us;
             lane->stuck_us = lane->stuck_us > 0 ? lane->stuck_us : 0;
         }
     }

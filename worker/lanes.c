@@ -374,6 +374,7 @@ size_t lanes_hungry(struct lanes *l, const struct delivery *d)
         return 0; /* what it was given last may still be on its way */
     }
     lane->fed_mono_us = now;
+    lane->moment_mono_us = now; /* what is put off from now on need not wait behind all of them */
     return lane_room_for_retries(l, lane);
 }
 
@@ -383,8 +384,6 @@ void lanes_none_put_off(struct lanes *l, const struct uuid *webhook_id)
     if (lane != NULL) {
         lane->put_off = false;
         lane->none_mono_us = clock_mono_us();
-        const int64_t latest = lane->none_mono_us + LANE_PUT_OFF_US;
-        lane->moment_mono_us = lane->moment_mono_us < latest ? lane->moment_mono_us : latest;
     }
 }
 

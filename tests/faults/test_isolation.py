@@ -333,7 +333,8 @@ def test_the_backlog_of_a_dead_endpoint_waits_in_the_store_until_it_answers(stac
     await_no_pending(stack, [other], 30)
     sink.clear("/dead")
     left = "select count(*) from pending_deliveries where webhook_id = %s and next_attempt = 2 and reason <> 'retry'"
-    await_condition(lambda: stack.query(left, dead.id)[0][0] == 0, 60, lambda: f"the backlog is served: {stack.query(left, dead.id)[0][0]} left")
+    # What is due within a minute is left where it is.
+    await_condition(lambda: stack.query(left, dead.id)[0][0] == 0, 90, lambda: f"the backlog is served: {stack.query(left, dead.id)[0][0]} left")
     assert stack.query("select count(*) from pending_deliveries where webhook_id = %s and next_attempt = 2 and reason = 'retry'",
                        dead.id) == [(on_schedule,)]
     assert len({line["delivery_id"] for line in sink.ledger("/dead", answer=200)}) >= n - 100
