@@ -16,11 +16,11 @@
 
 #include "check.h"
 #include "clock.h"
+#include "listener.h"
 #include "mem.h"
 
 #define HTTPD_MAGIC        0x48545044u
 #define CONN_MAGIC         0x48434f4eu
-#define BACKLOG            512
 #define SWEEP_US           100000L
 #define SPARED_US          1000000 /* a client that has just come may be about to ask */
 #define LINGER_US          2000000 /* for a client to read why it was refused */
@@ -470,68 +470,6 @@ static void on_request(struct evhttp_request *req, void *ctx)
 
 /* --- birth and end ---------------------------------------------------------------------- */
 
-union address {
-    struct sockaddr any;
-    struct sockaddr_in v4;
-    struct sockaddr_in6 v6;
-};
-
-/* libevent's own parser refuses port 0. */
-static bool parse_address(const char *text, union address *ret)
-{
-    char host[64];
-    const char *colon = strrchr(text, ':');
-    size_t len = colon == NULL ? sizeof(host) : (size_t)(colon - text);
-    bool v6 = text[0] == '[';
-    size_t brackets = v6 ? 1 : 0;
-    if (len >= sizeof(host) || len < 1 + 2 * brackets || (v6 && colon[-1] != ']')) {
-        return false;
-    }
-    memcpy(host, text + brackets, len - 2 * brackets);
-    host[len - 2 * brackets] = '\0';
-    char *end;
-    unsigned long port = strtoul(colon + 1, &end, 10);
-    if (colon[1] < '0' || colon[1] > '9' || *end != '\0' || port > UINT16_MAX) {
-        return false;
-    }
-    *ret = (union address){.v6 = {0}};
-    if (v6) {
-        ret->v6.sin6_family = AF_INET6;
-        ret->v6.sin6_port = htons((uint16_t)port);
-        return evutil_inet_pton(AF_INET6, host, &ret->v6.sin6_addr) == 1;
-    }
-    ret->v4.sin_family = AF_INET;
-    ret->v4.sin_port = htons((uint16_t)port);
-    return evutil_inet_pton(AF_INET, host, &ret->v4.sin_addr) == 1;
-}
-
-static struct evconnlistener *listen_on(struct event_base *base, const char *listen,
-                                        struct err *err)
-{
-    union address addr;
-    if (!parse_address(listen, &addr)) {
-        (void)err_set(err, ERR_INVALID, "\"%.80s\" is not address:port or [address]:port", listen);
-        return NULL;
-    }
-    /* The callback is set by evhttp. */
-    struct evconnlistener *listener = evconnlistener_new_bind(
-        base, NULL, NULL, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_REUSEABLE,
-        BACKLOG, &addr.any, addr.any.sa_family == AF_INET6 ? sizeof(addr.v6) : sizeof(addr.v4));
-    if (listener == NULL) {
-        (void)err_set(err, ERR_IO, "cannot listen on %.80s: %s", listen,
-                      evutil_socket_error_to_string(EVUTIL_SOCKET_ERROR()));
-    }
-    return listener;
-}
-
-static unsigned bound_port(evutil_socket_t fd)
-{
-    union address addr = {.v6 = {0}};
-    socklen_t len = sizeof(addr);
-    CHECK(getsockname(fd, &addr.any, &len) == 0);
-    return ntohs(addr.any.sa_family == AF_INET6 ? addr.v6.sin6_port : addr.v4.sin_port);
-}
-
 /* With no descriptor left the loop would do nothing but fail to accept. */
 static unsigned affordable(unsigned connections)
 {
@@ -546,7 +484,7 @@ static unsigned affordable(unsigned connections)
 struct httpd *httpd_new(struct event_base *base, const struct httpd_config *cfg, httpd_fn *fn,
                         void *ctx, struct err *err)
 {
-    struct evconnlistener *listener = listen_on(base, cfg->listen, err);
+    struct evconnlistener *listener = listener_new(base, cfg->listen, err);
     if (listener == NULL) {
         return NULL;
     }
@@ -558,7 +496,7 @@ struct httpd *httpd_new(struct event_base *base, const struct httpd_config *cfg,
     h->fn = fn;
     h->ctx = ctx;
     h->listener = listener;
-    h->port = bound_port(evconnlistener_get_fd(listener));
+    h->port = listener_port(listener);
     TAILQ_INIT(&h->conns);
     h->http = evhttp_new(base);
     h->sweep = event_new(base, -1, EV_PERSIST, on_sweep, h);
