@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 import sys
+import urllib.parse
 import uuid
 
 import pytest
@@ -18,6 +19,7 @@ globals().update({name: value for name, value in vars(_system).items() if not na
 
 from support.dns import DnsServer  # noqa: E402 (needs the path above)
 from support.names import Names, Unavailable  # noqa: E402
+from support.relay import Relay  # noqa: E402
 from support.smtp import Mailbox  # noqa: E402
 
 
@@ -73,3 +75,12 @@ def mailbox():
     mailbox = Mailbox()
     yield mailbox
     mailbox.close()
+
+
+@pytest.fixture
+def relay(stack):
+    """In front of PostgreSQL; relay.url is its database's address."""
+    address = urllib.parse.urlsplit(stack.database_url)
+    with Relay(address.port) as relay:
+        relay.url = address._replace(netloc=address.netloc.replace(f":{address.port}", f":{relay.port}")).geturl()
+        yield relay

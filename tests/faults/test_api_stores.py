@@ -3,11 +3,9 @@ once PostgreSQL is."""
 
 import concurrent.futures
 import time
-import urllib.parse
 
 import pytest
 from support import contract
-from support.relay import Relay
 from support.tenant import Tenant
 from support.wait import await_condition
 from support.wire import Wire
@@ -28,15 +26,6 @@ def get(client):
 def assert_unavailable(answer):
     assert answer.status_code == 503 and answer.headers["Retry-After"] == "5"
     assert answer.headers["Content-Type"] == "application/problem+json" and answer.json()["type"] == "/problems/unavailable"
-
-
-@pytest.fixture
-def relay(stack):
-    """In front of PostgreSQL; relay.url is its database's address."""
-    address = urllib.parse.urlsplit(stack.database_url)
-    with Relay(address.port) as relay:
-        relay.url = address._replace(netloc=address.netloc.replace(f":{address.port}", f":{relay.port}")).geturl()
-        yield relay
 
 
 def many(client, n: int) -> list:

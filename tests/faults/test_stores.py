@@ -171,3 +171,15 @@ def test_dead_letter_failure_keeps_the_event_uncommitted(real_kafka, stack, topi
         ledger.check(stack, sink, topic, webhooks, before + after, duplicates_max=0, what="dead-letter topic missing")
     finally:
         topic.admin.delete_topics([missing])
+
+
+def test_a_listen_that_was_refused_once_is_asked_again(tenant, sink, subscribe, producer, start_worker, relay):
+    """A failover can lead to a server that refuses it for a moment; without it a worker takes no events."""
+    subscribe()
+    relay.change(b"LISTEN nrw_webhooks", b"LISTEX nrw_webhooks")
+    worker = start_worker(ready=False, database_url=relay.url)
+    relay.await_done()
+    worker.ready()
+    assert worker.wait_log("subscriptions.listen_failed")
+    event = producer.one(envelope(tenant.id))
+    assert sink.wait(1)[0]["event_id"] == event
